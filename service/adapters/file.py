@@ -1,0 +1,154 @@
+"""The adapter file: one safetensors file whose header carries the manifest.
+
+Layout (safetensors): 8 bytes, the header's length N, little-endian; N bytes of JSON, tensor name → {dtype, shape,
+data_offsets} and `__metadata__` → {"rootstock": manifest}; then the tensors' bytes without gaps. A file from outside
+is judged by its header, before memory is taken for a single tensor.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from service.adapters.manifest import Manifest, parse_manifest
+from service.adapters.methods import Shape
+from service.errors import BadAdapter
+
+MANIFEST_KEY = "rootstock"
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+class Header(NamedTuple):
+    manifest: Manifest
+    shapes: dict[str, Shape]
+
+
+def digest(data: bytes) -> str:
+    """The name of a file's content: SHA-256, hexadecimal."""
+    return sha256(data).hexdigest()
+
+
+def write_adapter(manifest: Manifest, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> bytes:
+    """The file's bytes. Deterministic: equal manifests and tensors give equal bytes."""
+    stored = {name: tensors[name].detach().to("cpu", dtype).contiguous() for name in sorted(tensors)}
+    return save_tensors(stored, metadata={MANIFEST_KEY: manifest.model_dump_json(exclude_none=True)})
+
+
+def read_header(data: bytes) -> Header:
+    """Checks the header against the file's true size, and reads the manifest.
+
+    Raises:
+        BadAdapter: naming what is wrong, and in which tensor.
+    """
+    header, payload = _parse_header(data)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(MANIFEST_KEY), str):
+        raise BadAdapter(f"the header has no manifest under __metadata__.{MANIFEST_KEY}")
+    shapes: dict[str, Shape] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        shape, start, end = _check_entry(name, entry, payload)
+        shapes[name] = shape
+        spans.append((start, end, name))
+    _check_spans(spans, payload)
+    return Header(parse_manifest(metadata[MANIFEST_KEY]), shapes)
+
+
+def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Every expected tensor is there in its shape, and no other: a tensor left over would change nothing in silence."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise BadAdapter(f"tensor {name} {list(shape)} is missing")
+        if found[name] != shape:
+            raise BadAdapter(f"tensor {name} has shape {list(found[name])}, expected {list(shape)}")
+    for name in found:
+        if name not in expected:
+            raise BadAdapter(f"tensor {name} belongs to no part of this method and kind")
+
+
+def read_tensors(data: bytes, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors in `dtype`. Call after `read_header` and `check_shapes` have passed the file.
+
+    Raises:
+        BadAdapter: a tensor holds NaN or infinity, or leaves the range of `dtype`.
+    """
+    try:
+        stored = load_tensors(data)
+    except SafetensorError as error:
+        raise BadAdapter(f"not a readable safetensors file: {error}") from error
+    tensors = {}
+    for name, tensor in stored.items():
+        tensors[name] = tensor.to(dtype)
+        if not torch.isfinite(tensors[name]).all():
+            raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
+    return tensors
+
+
+def _parse_header(data: bytes) -> tuple[dict[str, Any], int]:
+    """The header as a dict, and how many bytes of tensors follow it."""
+    if len(data) < 8:
+        raise BadAdapter(f"the file has {len(data)} bytes, too few for a safetensors header")
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise BadAdapter(f"the header claims {length} bytes; at most {MAX_HEADER_BYTES} are read")
+    if length > len(data) - 8:
+        raise BadAdapter(f"the header claims {length} bytes, but only {len(data) - 8} follow: the file is cut short")
+    try:
+        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_doubles)
+    except (ValueError, RecursionError) as error:
+        raise BadAdapter(f"the header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise BadAdapter("the header is not a JSON object")
+    return header, len(data) - 8 - length
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadAdapter(f"the header names {name!r} twice")
+        found[name] = value
+    return found
+
+
+def _check_entry(name: str, entry: Any, payload: int) -> tuple[Shape, int, int]:
+    """One tensor's claims: a known dtype, a sane shape, and a span of just that size inside the file."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise BadAdapter(f"tensor {name}: the header entry needs dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in ITEM_BYTES:
+        raise BadAdapter(f"tensor {name} has dtype {dtype}; accepted are {', '.join(ITEM_BYTES)}")
+    if not _naturals(shape):
+        raise BadAdapter(f"tensor {name}: shape {shape} is not a list of at most four whole numbers")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise BadAdapter(f"tensor {name}: data_offsets {offsets} are not two whole numbers")
+    start, end = offsets
+    if not start <= end <= payload:
+        raise BadAdapter(f"tensor {name} lies at bytes {start} to {end}, but the file holds {payload}: it is cut short")
+    needed = math.prod(shape) * ITEM_BYTES[dtype]
+    if end - start != needed:
+        raise BadAdapter(f"tensor {name} {shape} of {dtype} needs {needed} bytes, its span has {end - start}")
+    return tuple(shape), start, end
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 4 and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_spans(spans: list[tuple[int, int, str]], payload: int) -> None:
+    """The tensors fill the rest of the file: no overlap, no gap, nothing after the last."""
+    position = 0
+    for start, end, name in sorted(spans):
+        if start != position:
+            raise BadAdapter(f"tensor {name} starts at byte {start}, expected {position}: tensors overlap or leave a gap")
+        position = end
+    if position != payload:
+        raise BadAdapter(f"{payload - position} bytes follow the last tensor")

@@ -1,0 +1,115 @@
+"""The manifest: what an adapter file says of itself. It travels as JSON in the file's header."""
+
+from datetime import date as Date
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.adapters.methods import AnyMethod
+from service.errors import BadAdapter
+
+TASK_NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
+TaskName = Annotated[str, Field(pattern=TASK_NAME, description="small letters, digits, '.', '_' and '-'; at most 64")]
+KindName = Literal["classification", "multilabel", "regression", "tagging", "answer", "embedding"]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+MAX_LABELS = 10_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseIdentity(_Part):
+    """The base an adapter was trained on. Only the fingerprint decides; the name is for people."""
+
+    name: str = Field(max_length=200)
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the base's weights and tokenizer")
+    hidden_size: int = Field(ge=1)
+    layers: int = Field(ge=1)
+
+
+class TokenizerSettings(_Part):
+    max_length: int = Field(default=128, ge=8, le=100_000, description="tokens, special ones included")
+
+
+class HeadSettings(_Part):
+    pooling: Literal["mean", "first"] = Field(
+        default="mean", description="how a row's token vectors become one: their mean, or the first token's"
+    )
+    pair: bool = Field(default=False, description="whether an input is two texts")
+
+
+class Calibration(_Part):
+    """From the head's raw outputs to what the service answers."""
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="divides classification logits")
+    mean: Finite = Field(default=0.0, description="regression: value = mean + deviation · output")
+    deviation: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+class Trained(_Part):
+    """How good the adapter is, on what, and how it came about."""
+
+    metric: str = Field(max_length=100)
+    value: Finite
+    rows: int = Field(ge=0, description="training examples")
+    seed: int
+    date: Date
+    source: str = Field(default="", max_length=2000)
+    test_value: Finite | None = Field(default=None, description="the metric on a test set that training never saw")
+
+
+class Input(_Part):
+    """One input of kinds that read a text or two."""
+
+    text: str
+    text_pair: str | None = None
+
+
+class Golden(_Part):
+    """An input with the outputs its trainer saw: probabilities by label, or the value."""
+
+    input: Input
+    outputs: list[Finite] = Field(max_length=MAX_LABELS)
+
+
+class Manifest(_Part):
+    """Everything about an adapter but its numbers."""
+
+    format: Literal[1] = 1
+    task: TaskName
+    kind: KindName
+    method: AnyMethod
+    labels: list[Label] = Field(default_factory=list, max_length=MAX_LABELS)
+    base: BaseIdentity
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    head: HeadSettings = HeadSettings()
+    calibration: Calibration = Calibration()
+    trained: Trained | None = None
+    golden: list[Golden] = Field(default_factory=list, max_length=64)
+    tolerance: float = Field(default=0.02, gt=0, le=1, description="how far an answer may be from a golden output")
+    description: str = Field(default="", max_length=10_000)
+    licence: str = Field(default="", max_length=500)
+
+    @model_validator(mode="after")
+    def _labels_fit_kind(self) -> "Manifest":
+        if len(set(self.labels)) != len(self.labels):
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise ValueError(f"labels: {twice!r} is named twice")
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise ValueError(f"labels: classification needs at least two, found {len(self.labels)}")
+        if self.kind in ("regression", "embedding") and self.labels:
+            raise ValueError(f"labels: {self.kind} has none, found {len(self.labels)}")
+        return self
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Reads a manifest's JSON; the error names the first field that is wrong."""
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadAdapter(f"manifest: {field + ': ' if field else ''}{first['msg']}") from error

@@ -1,0 +1,1 @@
+"""One frozen base, many adapters: rows of any tasks in, their outputs out."""

@@ -1,0 +1,135 @@
+"""Adapters in memory: what is resident, and what it costs."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Lock
+
+import torch
+
+from service.adapters.file import check_shapes, digest, read_header, read_tensors
+from service.adapters.manifest import HeadSettings, Manifest
+from service.adapters.methods import BARE, Adaptation, Head, Tensors
+from service.engine.base_model import BaseModel
+from service.errors import BadAdapter
+from service.tasks import Kind, expected_shapes, kind_of
+
+BARE_TASK = "embedding"  # the task that the base answers without an adapter
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """One version of a task, ready to run.
+
+    A row holds its Resident, so it is answered by the version it was admitted with, whatever is activated,
+    evicted or deleted meanwhile; the memory is freed when the last row lets go.
+    """
+
+    manifest: Manifest
+    version: int  # 0: the bare base
+    digest: str
+    kind: Kind
+    adaptation: Adaptation
+    head: Tensors
+    parameters: int
+    bytes: int
+
+
+def load_resident(base: BaseModel, data: bytes, version: int) -> Resident:
+    """Validates an adapter file for this base, header first, and arranges it for the engine.
+
+    Raises:
+        BadAdapter: naming the field or tensor that is wrong.
+    """
+    header = read_header(data)
+    manifest = header.manifest
+    check_base(base, manifest)
+    check_shapes(header.shapes, expected_shapes(manifest, base.dims))
+    tensors = read_tensors(data, torch.float32)
+    return make_resident(base, manifest, tensors, version, digest(data))
+
+
+def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version: int, content: str) -> Resident:
+    """Arranges tensors that are known to be right."""
+    method = {name: tensors[name] for name in manifest.method.shapes(base.dims)}
+    head = {name: tensor for name, tensor in tensors.items() if name not in method}
+    adaptation = manifest.method.adapt(base.dims, method, base.weights.dtype)
+    return Resident(
+        manifest=manifest,
+        version=version,
+        digest=content,
+        kind=kind_of(manifest),
+        adaptation=adaptation,
+        head=head,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        bytes=adaptation.nbytes + sum(tensor.nbytes for tensor in head.values()),
+    )
+
+
+def bare_resident(base: BaseModel) -> Resident:
+    """The base itself as a task: embeddings by mean pooling."""
+    manifest = Manifest(
+        task=BARE_TASK,
+        kind="embedding",
+        method=Head(),
+        base=base.identity,
+        tokenizer={"max_length": min(256, base.max_length)},  # type: ignore[arg-type]
+        head=HeadSettings(pooling="mean"),
+        description="The bare base: the mean of its token vectors, scaled to length one.",
+    )
+    return Resident(manifest, 0, base.fingerprint, kind_of(manifest), BARE, {}, 0, 0)
+
+
+def check_base(base: BaseModel, manifest: Manifest) -> None:
+    """An adapter fits one base only: equal shapes are not enough."""
+    if manifest.base.fingerprint != base.fingerprint:
+        raise BadAdapter(
+            f"manifest: the adapter was trained on base {manifest.base.name} with fingerprint "
+            f"{manifest.base.fingerprint[:16]}…, this service runs {base.name} with {base.fingerprint[:16]}…"
+        )
+    if manifest.tokenizer.max_length > base.max_length:
+        raise BadAdapter(
+            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length} tokens"
+        )
+
+
+class Bank:
+    """Resident adapters by task and version: active versions pinned, a few others kept while they are asked for."""
+
+    def __init__(self, unpinned: int = 8) -> None:
+        self._pinned: dict[tuple[str, int], Resident] = {}
+        self._others: OrderedDict[tuple[str, int], Resident] = OrderedDict()
+        self._unpinned = unpinned
+        self._lock = Lock()
+
+    def get(self, task: str, version: int) -> Resident | None:
+        key = (task, version)
+        with self._lock:
+            if key in self._others:
+                self._others.move_to_end(key)
+                return self._others[key]
+            return self._pinned.get(key)
+
+    def pin(self, task: str, resident: Resident) -> None:
+        """Keeps this version in memory, and lets the task's other pinned one go."""
+        with self._lock:
+            for key in [key for key in self._pinned if key[0] == task]:
+                del self._pinned[key]
+            self._others.pop((task, resident.version), None)
+            self._pinned[task, resident.version] = resident
+
+    def keep(self, task: str, resident: Resident) -> None:
+        """Holds a version that is not active; the one unused longest makes room."""
+        with self._lock:
+            self._others[task, resident.version] = resident
+            while len(self._others) > self._unpinned:
+                self._others.popitem(last=False)
+
+    def drop(self, task: str, version: int) -> None:
+        with self._lock:
+            self._pinned.pop((task, version), None)
+            self._others.pop((task, version), None)
+
+    def __iter__(self) -> Iterator[Resident]:
+        with self._lock:
+            return iter([*self._pinned.values(), *self._others.values()])

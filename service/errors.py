@@ -1,0 +1,92 @@
+"""Every error the project raises on purpose. One place, `service/api/problems.py`, turns them into HTTP.
+
+RootstockError
+├── BadInput             422  what a caller sent to /predict cannot be answered
+├── BadAdapter           422  an adapter file is damaged, or not made for this base
+├── UnknownTask          404
+├── UnknownVersion       404
+├── Conflict             409  the request contradicts what is being served
+├── TooLarge             413  a body is over its limit
+├── UnsupportedMedia     415
+├── Overloaded           503  the queue is full; come back after `retry_after` seconds
+├── Stopping             503  the service is going down and takes no new work
+├── EngineFault          500  the engine failed on the batch that held this request
+├── BadBase               -   the base model cannot be found, or the engine cannot run it
+├── BadStore              -   the adapter store cannot be read or written
+├── BadData               -   a training file is wrong; names the file and the line
+└── ServiceUnreachable    -   the client found no service, or an answer that is not one of ours
+"""
+
+from typing import ClassVar
+
+
+class RootstockError(Exception):
+    """`code` is stable and meant for programs; `detail` names the cause and is meant for people."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class BadInput(RootstockError):
+    status, code, title = 422, "bad_input", "The input cannot be answered"
+
+
+class BadAdapter(RootstockError):
+    status, code, title = 422, "bad_adapter", "The adapter file is refused"
+
+
+class UnknownTask(RootstockError):
+    status, code, title = 404, "unknown_task", "No such task"
+
+
+class UnknownVersion(RootstockError):
+    status, code, title = 404, "unknown_version", "No such version"
+
+
+class Conflict(RootstockError):
+    status, code, title = 409, "conflict", "The request contradicts the current state"
+
+
+class TooLarge(RootstockError):
+    status, code, title = 413, "too_large", "The body is too large"
+
+
+class UnsupportedMedia(RootstockError):
+    status, code, title = 415, "unsupported_media_type", "The media type is not accepted"
+
+
+class Overloaded(RootstockError):
+    status, code, title = 503, "overloaded", "The service has all the work it can hold"
+
+    def __init__(self, detail: str, retry_after: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after  # seconds
+
+
+class Stopping(Overloaded):
+    code, title = "stopping", "The service is stopping"
+
+
+class EngineFault(RootstockError):
+    code, title = "engine_fault", "The engine failed on this batch"
+
+
+class BadBase(RootstockError):
+    code, title = "bad_base", "The base model cannot be used"
+
+
+class BadStore(RootstockError):
+    code, title = "bad_store", "The adapter store cannot be used"
+
+
+class BadData(RootstockError):
+    code, title = "bad_data", "The data cannot be used"
+
+
+class ServiceUnreachable(RootstockError):
+    code, title = "unreachable", "The service cannot be reached"
