@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DATASETS, DataSet
-from serving import running_service
-
 from service.client import Client
 from service.tasks.regression import spearman
 from service.training.data import Example, read_examples
+from serving import running_service
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -70,7 +69,10 @@ def measure(data: Path, work: Path) -> None:
                 rows[dataset.task][method] = _score(client, dataset, examples)
     for dataset in DATASETS:
         row = rows[dataset.task]
-        reports = {method: json.loads((RESULTS / "training" / f"{dataset.task}-{method}.json").read_text()) for method in METHODS}
+        reports = {
+            method: json.loads((RESULTS / "training" / f"{dataset.task}-{method}.json").read_text())
+            for method in METHODS
+        }
         row["full"] = reports["full"]["test"]
         row["metric"] = reports["full"]["metric"]
         row["test_rows"] = len(read_examples(data / dataset.task / "test.jsonl"))
@@ -84,12 +86,18 @@ def _score(client: Client, dataset: DataSet, examples: list[Example]) -> float:
         example.text if example.text_pair is None else {"text": example.text, "text_pair": example.text_pair}
         for example in examples
     ]
-    answers = [answer for start in range(0, len(inputs), 100) for answer in client.predict(dataset.task, inputs[start : start + 100])]
+    answers = [
+        answer
+        for start in range(0, len(inputs), 100)
+        for answer in client.predict(dataset.task, inputs[start : start + 100])
+    ]
     if dataset.kind == "regression":
         import numpy as np
 
         return spearman(np.array([answer["value"] for answer in answers]), np.array([float(e.label) for e in examples]))
-    return sum(answer["label"] == example.label for answer, example in zip(answers, examples, strict=True)) / len(examples)
+    return sum(answer["label"] == example.label for answer, example in zip(answers, examples, strict=True)) / len(
+        examples
+    )
 
 
 def _write(rows: dict[str, dict[str, Any]]) -> None:

@@ -124,7 +124,7 @@ def _check_entry(name: str, entry: Any, payload: int) -> tuple[Shape, int, int]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise BadAdapter(f"tensor {name}: the header entry needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise BadAdapter(f"tensor {name} has dtype {dtype}; accepted are {', '.join(ITEM_BYTES)}")
     if not _naturals(shape):
         raise BadAdapter(f"tensor {name}: shape {shape} is not a list of at most four whole numbers")
@@ -140,7 +140,10 @@ def _check_entry(name: str, entry: Any, payload: int) -> tuple[Shape, int, int]:
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 4 and all(type(item) is int and item >= 0 for item in value)
+    # Below 2^63: Python refuses to print numbers of thousands of digits, and the error would be that.
+    return (
+        isinstance(value, list) and len(value) <= 4 and all(type(item) is int and 0 <= item < 2**63 for item in value)
+    )
 
 
 def _check_spans(spans: list[tuple[int, int, str]], payload: int) -> None:
@@ -148,7 +151,9 @@ def _check_spans(spans: list[tuple[int, int, str]], payload: int) -> None:
     position = 0
     for start, end, name in sorted(spans):
         if start != position:
-            raise BadAdapter(f"tensor {name} starts at byte {start}, expected {position}: tensors overlap or leave a gap")
+            raise BadAdapter(
+                f"tensor {name} starts at byte {start}, expected {position}: tensors overlap or leave a gap"
+            )
         position = end
     if position != payload:
         raise BadAdapter(f"{payload - position} bytes follow the last tensor")

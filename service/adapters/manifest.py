@@ -1,5 +1,6 @@
 """The manifest: what an adapter file says of itself. It travels as JSON in the file's header."""
 
+from collections import Counter
 from datetime import date as Date
 from typing import Annotated, Literal
 
@@ -42,11 +43,11 @@ class HeadSettings(_Part):
 
 
 class Calibration(_Part):
-    """From the head's raw outputs to what the service answers."""
+    """From the head's raw outputs to what the service answers; within bounds that float32 can compute with."""
 
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="divides classification logits")
-    mean: Finite = Field(default=0.0, description="regression: value = mean + deviation · output")
-    deviation: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3, description="divides classification logits")
+    mean: float = Field(default=0.0, ge=-1e30, le=1e30, description="regression: value = mean + deviation · output")
+    deviation: float = Field(default=1.0, ge=1e-30, le=1e30)
 
 
 class Trained(_Part):
@@ -96,7 +97,7 @@ class Manifest(_Part):
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> "Manifest":
         if len(set(self.labels)) != len(self.labels):
-            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            twice = next(label for label, count in Counter(self.labels).items() if count > 1)
             raise ValueError(f"labels: {twice!r} is named twice")
         if self.kind == "classification" and len(self.labels) < 2:
             raise ValueError(f"labels: classification needs at least two, found {len(self.labels)}")

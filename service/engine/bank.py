@@ -8,7 +8,7 @@ from threading import Lock
 import torch
 
 from service.adapters.file import check_shapes, digest, read_header, read_tensors
-from service.adapters.manifest import HeadSettings, Manifest
+from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import BARE, Adaptation, Head, Tensors
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter
@@ -73,7 +73,7 @@ def bare_resident(base: BaseModel) -> Resident:
         kind="embedding",
         method=Head(),
         base=base.identity,
-        tokenizer={"max_length": min(256, base.max_length)},  # type: ignore[arg-type]
+        tokenizer=TokenizerSettings(max_length=min(256, base.max_length)),
         head=HeadSettings(pooling="mean"),
         description="The bare base: the mean of its token vectors, scaled to length one.",
     )
@@ -89,7 +89,7 @@ def check_base(base: BaseModel, manifest: Manifest) -> None:
         )
     if manifest.tokenizer.max_length > base.max_length:
         raise BadAdapter(
-            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length} tokens"
+            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length}"
         )
 
 

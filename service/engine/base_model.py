@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class BaseModel:
     dims: Dims
     max_length: int  # tokens in one row, special ones included
     tokenizer: Tokenizer
-    weights: Weights
+    weights: Weights = field(repr=False)
 
     @property
     def identity(self) -> BaseIdentity:
@@ -116,14 +117,23 @@ def _read(source: str, name: str) -> tuple[Any, dict[str, Tensor], Tokenizer]:
             source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadBase(f"base model {name} cannot be loaded: {error}") from error
     absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if absent:
-        raise BadBase(f"base model {name}: the checkpoint lacks {', '.join(absent[:3])} and {len(absent)} weights in all")
+        raise BadBase(
+            f"base model {name}: the checkpoint lacks {', '.join(absent[:3])} and {len(absent)} weights in all"
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise BadBase(f"base model {name}: it has no fast tokenizer (tokenizer.json)")
+    if set(backend.encode(PROBE, add_special_tokens=False).ids) <= set(tokenizer.all_special_ids):
+        raise BadBase(f"base model {name}: its tokenizer knows no word; are its files missing?")
+    known, tokens = model.get_input_embeddings().num_embeddings, backend.get_vocab()
+    if max(tokens.values()) >= known:
+        raise BadBase(
+            f"base model {name}: its tokenizer numbers {max(tokens.values()) + 1} tokens, its weights {known}"
+        )
     backend.no_truncation()
     backend.no_padding()
     return config, dict(model.state_dict()), backend
@@ -139,7 +149,9 @@ def _architecture(config: Any, name: str) -> Architecture:
     if activation not in ACTIVATIONS:
         raise BadBase(f"base model {name} uses activation {activation}; the engine knows {', '.join(ACTIVATIONS)}")
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
-        raise BadBase(f"base model {name} uses {config.position_embedding_type} positions; the engine knows absolute ones")
+        raise BadBase(
+            f"base model {name} uses {config.position_embedding_type} positions; the engine knows absolute ones"
+        )
     if getattr(config, "is_decoder", False):
         raise BadBase(f"base model {name} is a decoder; the engine runs encoders")
     return architecture
@@ -209,7 +221,7 @@ def _fingerprint(named: Mapping[str, Tensor], tokenizer: Tokenizer) -> str:
     hashed = sha256()
     for name, tensor in named.items():
         hashed.update(f"{name} {list(tensor.shape)}\n".encode())
-        hashed.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+        hashed.update(tensor.contiguous().numpy().data)
     for token, number in sorted(tokenizer.get_vocab().items()):
         hashed.update(f"{token} {number}\n".encode())
     hashed.update(np.array(tokenizer.encode(PROBE, PROBE).ids, dtype="<i8").tobytes())

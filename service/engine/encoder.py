@@ -54,7 +54,7 @@ def _attend(layer: Layer, x: Tensor, batch: Packed, heads: int) -> Tensor:
     """Self-attention that never leaves a row: rows of equal length run together, so nothing is padded or masked."""
     qkv = layer.qkv(x).index_select(0, batch.by_length)  # [T, 3·hidden]
     parts = []
-    for part, (rows, length) in zip(qkv.split([r * n for r, n in batch.blocks]), batch.blocks, strict=True):
+    for part, (rows, length) in zip(torch.split(qkv, [r * n for r, n in batch.blocks]), batch.blocks, strict=True):
         # In float32 always: a small share of the work, and torch's bfloat16 backward is many times slower on CPU.
         q, k, v = part.float().view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)  # [rows, heads, length, ·]
         mixed = F.scaled_dot_product_attention(q, k, v)

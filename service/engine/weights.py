@@ -47,15 +47,16 @@ class Weights(NamedTuple):
     def tensors(self) -> Iterator[Tensor]:
         yield from _leaves((self.embeddings, self.layers))
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Weights":
-        """The same layout with every tensor changed."""
-        embeddings, layers = _map((self.embeddings, self.layers), change)
-        return self._replace(embeddings=embeddings, layers=layers)
-
     def to(self, dtype: torch.dtype) -> "Weights":
         """The linear layers in another precision; embeddings and norms stay, being cheap and worth their digits."""
         layers = tuple(
-            Layer(*(part.to(dtype) if isinstance(part, Linear) else part for part in layer)) for layer in self.layers
+            layer._replace(
+                qkv=layer.qkv.to(dtype),
+                attention_out=layer.attention_out.to(dtype),
+                ffn_in=layer.ffn_in.to(dtype),
+                ffn_out=layer.ffn_out.to(dtype),
+            )
+            for layer in self.layers
         )
         return self._replace(layers=layers)
 
@@ -79,12 +80,3 @@ def _leaves(node: object) -> Iterator[Tensor]:
     elif isinstance(node, tuple):
         for part in node:
             yield from _leaves(part)
-
-
-def _map(node: object, change: Callable[[Tensor], Tensor]) -> object:
-    if isinstance(node, torch.Tensor):
-        return change(node)
-    if isinstance(node, tuple):
-        parts = [_map(part, change) for part in node]
-        return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
-    return node

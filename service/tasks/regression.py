@@ -45,7 +45,7 @@ class Regression(LinearKind):
 
 
 def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks, equal values sharing their mean rank. 0 if one is constant."""
+    """Spearman's rank correlation: Pearson's of the ranks, equal values sharing a mean rank; 0 if one is constant."""
     ranks = [_ranks(first), _ranks(second)]
     if any(r.std() == 0 for r in ranks):
         return 0.0
@@ -55,7 +55,7 @@ def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     _, group, size = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(size)
-    return (last - (size - 1) / 2)[group]  # type: ignore[no-any-return]
+    return (last - (size - 1) / 2)[group]
 
 
 def _number(text: str) -> float | None:

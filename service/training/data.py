@@ -7,12 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from service.errors import BadData
 
 TEXT_COLUMNS = ("text", "sentence", "text_a", "sentence1", "sms", "question")
 PAIR_COLUMNS = ("text_pair", "text_b", "sentence2")
 LABEL_COLUMNS = ("label", "category", "intent", "class", "score", "target")
+
+
+Line = tuple[int, dict[str, object]]  # its number in the file, and its columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,9 @@ def read_examples(path: Path, columns: Columns = Columns()) -> list[Example]:
     if pair is not None and pair not in names:
         raise BadData(f"{path}: no column {pair}; found {', '.join(names)}")
     return [
-        Example(_cell(path, line, row, text), _cell(path, line, row, pair) if pair else None, _cell(path, line, row, label))
+        Example(
+            _cell(path, line, row, text), _cell(path, line, row, pair) if pair else None, _cell(path, line, row, label)
+        )
         for line, row in rows
     ]
 
@@ -71,39 +77,49 @@ def split(examples: Sequence[Example], share: float, seed: int, stratify: bool) 
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """(line number, row) pairs of any of the formats."""
-    readers = {".csv": ",", ".tsv": "\t", ".jsonl": None}
-    if path.suffix not in readers:
-        raise BadData(f"{path}: unknown format; use {', '.join(readers)}")
+def _rows(path: Path) -> Iterator[Line]:
+    if path.suffix not in FORMATS:
+        raise BadData(f"{path}: unknown format; use {', '.join(FORMATS)}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = readers[path.suffix]
-            if delimiter is None:
-                yield from _jsonl_rows(path, file)
-                return
-            # A TSV has no quoting: a lone quote in a text is just a quote.
-            quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-            reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise BadData(f"{path}:{reader.line_num}: expected {len(reader.fieldnames or [])} columns")
-                yield reader.line_num, dict(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            yield from FORMATS[path.suffix](path, file)
+    except (OSError, UnicodeDecodeError) as error:
         raise BadData(f"{path}: {error}") from error
 
 
-def _jsonl_rows(path: Path, lines: Iterator[str] | object) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(lines, start=1):  # type: ignore[arg-type, var-annotated]
+def _csv_rows(path: Path, file: TextIO) -> Iterator[Line]:
+    return _table_rows(path, csv.DictReader(file, strict=True))
+
+
+def _tsv_rows(path: Path, file: TextIO) -> Iterator[Line]:
+    # Without quoting: a lone quote in a text is just a quote.
+    return _table_rows(path, csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+
+
+def _table_rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[Line]:
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise BadData(f"{path}:{reader.line_num}: expected {len(reader.fieldnames or [])} columns")
+            yield reader.line_num, dict(row)
+    except csv.Error as error:
+        raise BadData(f"{path}:{reader.line_num + 1}: {error}") from error  # where the broken row begins
+
+
+def _jsonl_rows(path: Path, file: TextIO) -> Iterator[Line]:
+    for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadData(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise BadData(f"{path}:{number}: not a JSON object")
         yield number, row
+
+
+FORMATS = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _jsonl_rows}
 
 
 def _column(path: Path, names: list[str], given: str | None, usual: Sequence[str], purpose: str) -> str:

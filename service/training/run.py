@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class Plan:
     test: Path | None = None
     columns: Columns = field(default_factory=Columns)
     max_length: int = 128
-    pooling: str = "mean"
+    pooling: Literal["mean", "first"] = "mean"
     golden: Sequence[Input] = ()
     source: str = ""
     description: str = ""
@@ -73,7 +73,11 @@ def run(base: BaseModel, plan: Plan, watch: Callable[[Progress], None] = lambda 
     training, validation, test = _read(plan)
     manifest = _manifest(base, plan, training)
     sets = []
-    for examples, path in ((training, plan.training), (validation, plan.validation or plan.training), (test, plan.test)):
+    for examples, path in (
+        (training, plan.training),
+        (validation, plan.validation or plan.training),
+        (test, plan.test),
+    ):
         try:
             sets.append(prepare(base, manifest, examples))
         except ValueError as error:
@@ -102,7 +106,9 @@ def _read(plan: Plan) -> tuple[list[Example], list[Example], list[Example]]:
     if plan.validation is not None:
         validation = read_examples(plan.validation, plan.columns)
     else:
-        training, validation = split(training, VALIDATION_SHARE, plan.recipe.seed, stratify=plan.kind == "classification")
+        training, validation = split(
+            training, VALIDATION_SHARE, plan.recipe.seed, stratify=plan.kind == "classification"
+        )
     if not training or not validation:
         raise BadData(f"{plan.training}: too few rows to train on some and validate on others")
     test = read_examples(plan.test, plan.columns) if plan.test else []
@@ -125,7 +131,7 @@ def _manifest(base: BaseModel, plan: Plan, training: Sequence[Example]) -> Manif
         labels=labels,
         base=base.identity,
         tokenizer=TokenizerSettings(max_length=min(plan.max_length, base.max_length)),
-        head=HeadSettings(pooling=plan.pooling, pair=training[0].text_pair is not None),  # type: ignore[arg-type]
+        head=HeadSettings(pooling=plan.pooling, pair=training[0].text_pair is not None),
         calibration=calibration,
         description=plan.description,
         licence=plan.licence,

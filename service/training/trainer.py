@@ -7,6 +7,7 @@ and `full`, fine-tuning of the base itself, the yardstick that is measured and n
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -86,8 +87,11 @@ def prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example]) ->
     """Tokenises examples and turns their labels to numbers.
 
     Raises:
-        ValueError: a label that does not belong to the task, with its row.
+        ValueError: a label that does not belong to the task, or one text where it reads two; with its row.
     """
+    for number, example in enumerate(examples, start=1):
+        if (example.text_pair is not None) != manifest.head.pair:
+            raise ValueError(f"row {number}: the task reads {'two texts' if manifest.head.pair else 'one text'}")
     pairs = [example.text_pair or "" for example in examples] if manifest.head.pair else None
     texts = [example.text for example in examples]
     rows = tokenize(base.tokenizer, texts, pairs, manifest.tokenizer.max_length)
@@ -129,7 +133,9 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup))
     best, curve, step = Trained({}, -math.inf, 0), [], 0
     for epoch in range(1, recipe.epochs + 1):
-        for batch in _batches([len(row) for row in training.rows], recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
+        for batch in _batches(
+            [len(row) for row in training.rows], recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")
+        ):
             outputs = model.outputs([training.rows[i] for i in batch], dropout=recipe.dropout)
             loss = kind.loss(outputs, training.targets[batch])
             optimizer.zero_grad()
@@ -186,13 +192,13 @@ class _Model:
 class _WholePass(_Model):
     """Encoder and head together: an adapter beside the frozen base, or the base itself."""
 
-    def __init__(
-        self, base: BaseModel, manifest: Manifest, recipe: Recipe, tensors: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, base: BaseModel, manifest: Manifest, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
         self._manifest, self._dims, self._dtype, self._full = manifest, base.dims, recipe.dtype, recipe.full
         self._tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
         if recipe.full:
-            self._weights = base.weights.to(torch.float32).map(lambda tensor: tensor.clone().requires_grad_())
+            self._weights = deepcopy(base.weights.to(torch.float32))
+            for tensor in self._weights.tensors():
+                tensor.requires_grad_()
         else:
             self._weights = base.weights.to(recipe.dtype)
 
@@ -213,7 +219,7 @@ class _WholePass(_Model):
 
     def snapshot(self) -> tuple[dict[str, Tensor], Weights | None]:
         tensors = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
-        return tensors, self._weights.map(lambda tensor: tensor.detach().clone()) if self._full else None
+        return tensors, deepcopy(self._weights) if self._full else None
 
 
 class _HeadOnly(_Model):
@@ -287,7 +293,7 @@ def _batches(lengths: Sequence[int], size: int, generator: random.Random) -> Ite
     """A shuffled epoch in batches of nearly equal lengths, so that attention runs on few, full blocks."""
     order = list(range(len(lengths)))
     generator.shuffle(order)
-    batches = []
+    batches: list[list[int]] = []
     for start in range(0, len(order), size * SORTED_BATCHES):
         chunk = sorted(order[start : start + size * SORTED_BATCHES], key=lambda i: lengths[i])
         batches.extend(chunk[i : i + size] for i in range(0, len(chunk), size))

@@ -1,0 +1,134 @@
+"""/adapters and /tasks: upload, versions, what is served."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.body import body_schema, read_file, read_json
+from service.api.schemas import ActivateRequest, AdapterAnswer, Problem, TaskAnswer, VersionAnswer
+from service.api.services import Services, ServicesHere
+from service.errors import RootstockError, UnknownTask
+from service.registry.registry import Task, Version
+
+router = APIRouter(tags=["adapters"], responses={status: {"model": Problem} for status in (404, 409, 422)})
+
+FILE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.get("/tasks", summary="What is served")
+async def tasks(services: ServicesHere) -> list[TaskAnswer]:
+    return [_task_answer(services, name) for name in services.registry.names()]
+
+
+@router.get("/tasks/{task}", summary="One served task")
+async def task(task: str, services: ServicesHere) -> TaskAnswer:
+    if task not in services.registry.names():
+        raise UnknownTask(f"task {task!r} is not served")
+    return _task_answer(services, task)
+
+
+@router.put(
+    "/adapters/{task}",
+    status_code=201,
+    responses={200: {"model": VersionAnswer}, 413: {"model": Problem}, 415: {"model": Problem}},
+    openapi_extra=FILE_BODY,
+    summary="Upload an adapter file and serve it",
+)
+async def upload(
+    task: str, request: Request, response: Response, services: ServicesHere, activate: bool = True
+) -> VersionAnswer:
+    outcome = "failed"
+    try:
+        data = await read_file(request, services.settings.max_adapter_bytes)
+        version, new = await asyncio.to_thread(services.registry.upload, task, data, activate)
+        outcome = "accepted" if new else "known"
+    except RootstockError as error:
+        outcome = error.code
+        raise
+    finally:
+        services.metrics.uploads.labels(outcome).inc()
+    if not new:
+        response.status_code = 200
+    return _version_answer(services.registry.task(task), version)
+
+
+@router.get("/adapters/{task}", summary="A task's versions and their state")
+async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
+    found = services.registry.task(task)
+    return AdapterAnswer(
+        task=task,
+        active=found.active,
+        versions=[_version_answer(found, version) for _, version in sorted(found.versions.items())],
+    )
+
+
+@router.get(
+    "/adapters/{task}/versions/{version}",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+    summary="A version's file",
+)
+async def file(task: str, version: int, services: ServicesHere) -> Response:
+    data = await asyncio.to_thread(services.registry.file, task, version)
+    name = f"{task}-{version}.safetensors"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@router.post(
+    "/adapters/{task}/activate",
+    openapi_extra=body_schema(ActivateRequest),
+    summary="Serve another version, forward or back",
+)
+async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
+    wanted = await read_json(request, ActivateRequest, services.settings.max_body_bytes)
+    version = await asyncio.to_thread(services.registry.activate, task, wanted.version)
+    return _version_answer(services.registry.task(task), version)
+
+
+@router.delete("/adapters/{task}", status_code=204, summary="Retire a task and remove its files")
+async def retire(task: str, services: ServicesHere) -> None:
+    await asyncio.to_thread(services.registry.retire, task)
+
+
+@router.delete("/adapters/{task}/versions/{version}", status_code=204, summary="Remove a version that is not active")
+async def delete(task: str, version: int, services: ServicesHere) -> None:
+    await asyncio.to_thread(services.registry.delete, task, version)
+
+
+def _version_answer(task: Task, version: Version) -> VersionAnswer:
+    state = "refused" if version.problem else "active" if version.number == task.active else "inactive"
+    return VersionAnswer(
+        task=task.name,
+        version=version.number,
+        digest=version.digest,
+        bytes=version.bytes,
+        state=state,
+        problem=version.problem,
+    )
+
+
+def _task_answer(services: Services, name: str) -> TaskAnswer:
+    resident = services.registry.ready(name)
+    if resident is None:
+        raise UnknownTask(f"task {name!r} is not served")
+    manifest = resident.manifest
+    return TaskAnswer(
+        task=name,
+        kind=manifest.kind,
+        labels=manifest.labels,
+        pair=manifest.head.pair,
+        version=resident.version,
+        digest=resident.digest,
+        method=manifest.method.name,
+        metric=manifest.trained.metric if manifest.trained else None,
+        value=manifest.trained.value if manifest.trained else None,
+        description=manifest.description,
+        resident=True,
+        parameters=resident.parameters,
+    )

@@ -1,0 +1,58 @@
+"""For those who run the service: health, metrics, and what everything costs."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api.problems import problem
+from service.api.schemas import AdapterStats, BaseStats, Problem, StatsAnswer
+from service.api.services import ServicesHere
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", responses={503: {"model": Problem}}, summary="Alive: the engine thread is running and moves")
+async def healthz(services: ServicesHere) -> Response:
+    busy = services.runner.busy_seconds()
+    if busy is None:
+        return problem(503, "engine_stopped", "The engine is not running", "the engine thread has ended")
+    if busy > services.settings.stall_seconds:
+        return problem(
+            503, "engine_stalled", "The engine does not move", f"one batch has been running for {busy:.0f} s"
+        )
+    return Response('{"status":"alive"}', media_type="application/json")
+
+
+@router.get("/readyz", responses={503: {"model": Problem}}, summary="Ready: the base is loaded and takes work")
+async def readyz(services: ServicesHere) -> Response:
+    if services.runner.busy_seconds() is None:
+        return problem(503, "not_ready", "The service is not ready", "the engine thread is not running")
+    return Response('{"status":"ready"}', media_type="application/json")
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus")
+async def metrics(services: ServicesHere) -> Response:
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/stats", summary="What the tasks cost: |w| + Σ|v| beside N·|w|")
+async def stats(services: ServicesHere) -> StatsAnswer:
+    base, residents = services.base, list(services.registry.residents())
+    tasks = len(services.registry.names()) - 1  # the bare base is no adapter's
+    parameters = sum(resident.parameters for resident in residents)
+    return StatsAnswer(
+        base=BaseStats(
+            name=base.name,
+            parameters=base.parameters,
+            bytes=base.bytes,
+            fingerprint=base.fingerprint,
+            dtype=str(base.weights.dtype).removeprefix("torch."),
+        ),
+        adapters=AdapterStats(
+            tasks=tasks,
+            resident=len(residents),
+            parameters=parameters,
+            bytes=sum(resident.bytes for resident in residents),
+        ),
+        ratio=(base.parameters + parameters) / base.parameters,
+        fine_tuned_parameters=tasks * base.parameters,
+    )

@@ -1,0 +1,61 @@
+"""Errors as RFC 9457 problem documents: the one place that turns our errors, and the framework's, into HTTP."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.errors import Overloaded, RootstockError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL = 1000  # characters; a detail may quote what was sent
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(RootstockError, _ours)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def problem(status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    content = {
+        "type": f"urn:rootstock:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…",
+        "code": code,
+    }
+    return JSONResponse(content, status, headers, MEDIA_TYPE)
+
+
+def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RootstockError)
+    if error.status >= 500 and not isinstance(error, Overloaded):
+        log.error("%s %s: %s", request.method, request.url.path, error.detail)
+    headers = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, Overloaded) else None
+    return problem(error.status, error.code, error.title, error.detail, headers)
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: "no_such_path", 405: "method_not_allowed"}
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), detail, headers)
+
+
+def _validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = " ".join(str(part) for part in first["loc"])
+    return problem(422, "bad_input", "The request cannot be read", f"{place}: {first['msg']}")
+
+
+def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(500, "internal", "Internal error", "the service failed on this request; its log says why")

@@ -1,0 +1,133 @@
+"""What goes over the wire: requests as they are checked, answers as they are documented."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from service.adapters.manifest import KindName
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextInput(_Request):
+    """A text, or two for tasks that compare."""
+
+    text: str
+    text_pair: str | None = None
+
+
+def _input_form(value: Any) -> str:
+    return "text" if isinstance(value, str) else "object"
+
+
+def _inputs_form(value: Any) -> str:
+    return "many" if isinstance(value, list) else "one"
+
+
+# Told apart by form, so that an error speaks of what was sent and not of every alternative.
+OneInput = Annotated[Annotated[str, Tag("text")] | Annotated[TextInput, Tag("object")], Discriminator(_input_form)]
+Inputs = Annotated[
+    Annotated[OneInput, Tag("one")] | Annotated[list[OneInput], Field(min_length=1), Tag("many")],
+    Discriminator(_inputs_form),
+]
+
+
+class Parameters(_Request):
+    top_k: int | None = Field(default=None, ge=1, description="labels in `scores` at most; all when left out")
+    truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
+    version: int | None = Field(default=None, ge=0, description="another version than the active one")
+
+
+class PredictRequest(_Request):
+    inputs: Inputs = Field(
+        description="a text, or {text, text_pair}, or a list of either",
+        examples=[["I loved every minute of it.", "Not worth the ticket."]],
+    )
+    parameters: Parameters = Parameters()
+
+
+class ActivateRequest(_Request):
+    version: int = Field(ge=1)
+
+
+class Usage(BaseModel):
+    tokens: int = Field(description="tokens run, special ones included")
+    truncated: int = Field(description="inputs that were cut")
+
+
+class PredictAnswer(BaseModel):
+    task: str
+    version: int
+    digest: str
+    kind: KindName
+    predictions: list[dict[str, Any]] = Field(
+        description="one per input: {label, score, scores} for classification, {value} for regression, "
+        "{embedding} for embedding"
+    )
+    usage: Usage
+
+
+class TaskAnswer(BaseModel):
+    task: str
+    kind: KindName
+    labels: list[str]
+    pair: bool = Field(description="whether an input is two texts")
+    version: int = Field(description="the active one; 0 is the bare base")
+    digest: str
+    method: str
+    metric: str | None
+    value: float | None
+    description: str
+    resident: bool
+    parameters: int
+
+
+class VersionAnswer(BaseModel):
+    task: str
+    version: int
+    digest: str
+    bytes: int
+    state: Literal["active", "inactive", "refused"]
+    problem: str | None = None
+
+
+class AdapterAnswer(BaseModel):
+    task: str
+    active: int | None
+    versions: list[VersionAnswer]
+
+
+class BaseStats(BaseModel):
+    name: str
+    parameters: int
+    bytes: int
+    fingerprint: str
+    dtype: str
+
+
+class AdapterStats(BaseModel):
+    tasks: int
+    resident: int
+    parameters: int
+    bytes: int
+
+
+class StatsAnswer(BaseModel):
+    """N tasks cost |w| + Σ|v| parameters here, N·|w| as fine-tuned models."""
+
+    base: BaseStats
+    adapters: AdapterStats
+    ratio: float = Field(description="(|w| + Σ|v|) / |w|")
+    fine_tuned_parameters: int = Field(description="N·|w|")
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str

@@ -1,0 +1,55 @@
+"""Everything the routes work with, built once."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from fastapi import Depends, Request
+
+from service.engine.bank import Bank
+from service.engine.base_model import BaseModel, load_base
+from service.engine.engine import Engine
+from service.metrics import Metrics
+from service.registry.registry import Registry
+from service.registry.store import FolderStore
+from service.serving.jobs import Job
+from service.serving.runner import Runner
+from service.serving.scheduler import Scheduler
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    metrics: Metrics
+    base: BaseModel
+    registry: Registry
+    runner: Runner
+
+
+def build_services(settings: Settings, base: BaseModel | None = None) -> Services:
+    """Loads the base and the store's adapters.
+
+    Args:
+        base: use this one instead of loading `settings.base_model`.
+
+    Raises:
+        BadBase, BadStore: the service cannot start; the reason is named.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    metrics = Metrics()
+    base = base or load_base(settings.base_model, settings.dtype)
+    metrics.base_parameters.set(base.parameters)
+    registry = Registry(base, FolderStore(settings.store), Bank(settings.spare_versions), metrics)
+    registry.open()
+    scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
+    return Services(settings, metrics, base, registry, Runner(Engine(base), scheduler, metrics))
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesHere = Annotated[Services, Depends(_services)]

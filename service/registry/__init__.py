@@ -1,0 +1,1 @@
+"""What is served: adapter files kept durably, their versions, and which one is active."""

@@ -1,0 +1,261 @@
+"""Tasks, their versions, and which one is served. Changes go to the store first, then to memory."""
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from threading import Lock
+
+from service.adapters.file import digest
+from service.adapters.manifest import TASK_NAME, Manifest
+from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, load_resident
+from service.engine.base_model import BaseModel
+from service.errors import BadAdapter, BadStore, Conflict, UnknownTask, UnknownVersion
+from service.metrics import Metrics
+from service.registry.store import FolderStore, State
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One file of the store. `manifest` is None where the file is refused, `problem` says why."""
+
+    number: int
+    digest: str
+    bytes: int
+    manifest: Manifest | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Immutable: readers take the one that stands, a change puts another in its place."""
+
+    name: str
+    versions: dict[int, Version] = field(default_factory=dict)
+    active: int | None = None
+    last: int = 0  # the highest number ever given; numbers are never used twice
+
+
+class Registry:
+    def __init__(self, base: BaseModel, store: FolderStore, bank: Bank, metrics: Metrics) -> None:
+        self._base = base
+        self._store = store
+        self._bank = bank
+        self._metrics = metrics
+        self._bare = bare_resident(base)
+        self._tasks: dict[str, Task] = {}
+        self._changing = Lock()  # one change at a time; reads take no lock
+
+    def open(self) -> None:
+        """Loads what the store holds. A bad file is logged and refused; it keeps no other from being served."""
+        states = self._store.states()
+        found = self._store.versions()
+        for name in sorted(found.keys() | states.keys()):
+            numbers = found.get(name, [])
+            state = states.get(name) or State(active=numbers[-1], last=numbers[-1])
+            versions = {number: self._examine(name, number, pin=number == state.active) for number in numbers}
+            self._tasks[name] = Task(name, versions, state.active, max([state.last, *numbers]))
+        self._count()
+
+    def names(self) -> list[str]:
+        """Tasks that answer, in order: those with an active version that could be loaded, and the bare base."""
+        return sorted([BARE_TASK, *(name for name in self._tasks if self._served(name))])
+
+    def task(self, name: str) -> Task:
+        """A task of the store, served or not.
+
+        Raises:
+            UnknownTask
+        """
+        task = self._tasks.get(name)
+        if task is None:
+            raise UnknownTask(f"there is no task {name!r}")
+        return task
+
+    def resident(self, name: str, version: int | None = None) -> Resident:
+        """What answers `name`: its active version, or the one asked for. May read a file: not for an event loop.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter: the version asked for is in the store but refused.
+        """
+        resident = self.ready(name, version)
+        if resident is not None:
+            return resident
+        found = self._version(self.task(name), version)
+        resident = load_resident(self._base, self._store.read(name, found.number), found.number)
+        self._bank.keep(name, resident)
+        self._count()
+        return resident
+
+    def ready(self, name: str, version: int | None = None) -> Resident | None:
+        """As `resident`, from memory alone: None where a file would have to be read.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter
+        """
+        if name == BARE_TASK:
+            if version not in (None, 0):
+                raise UnknownVersion(f"task {name} is the bare base; it has no version {version}")
+            return self._bare
+        return self._bank.get(name, self._version(self.task(name), version).number)
+
+    def upload(self, name: str, data: bytes, activate: bool = True) -> tuple[Version, bool]:
+        """Validates a file, keeps it durably, and serves it.
+
+        Returns:
+            (the version, whether it is new: bytes that the task already has keep their number)
+
+        Raises:
+            BadAdapter: the file is refused; nothing has changed.
+            Conflict: the name belongs to the bare base.
+            BadStore: the store could not be written; nothing has changed.
+        """
+        if not re.fullmatch(TASK_NAME, name):
+            raise BadAdapter(f"{name!r} is no task name: small letters, digits, '.', '_' and '-', at most 64")
+        if name == BARE_TASK:
+            raise Conflict(f"task {name} is answered by the bare base and takes no adapter")
+        with self._changing:
+            task = self._tasks.get(name, Task(name))
+            content = digest(data)
+            good = (version for version in task.versions.values() if version.problem is None)
+            known = next((version for version in good if version.digest == content), None)
+            if known is not None:
+                if activate:
+                    self._activate(task, known)
+                return known, False
+            resident = load_resident(self._base, data, task.last + 1)
+            version = Version(resident.version, content, len(data), resident.manifest)
+            self._keep(task, version, data, resident if activate else None)
+            return version, True
+
+    def activate(self, name: str, number: int) -> Version:
+        """Serves another version from the next request on.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter, BadStore
+        """
+        with self._changing:
+            task = self.task(name)
+            version = self._version(task, number)
+            self._activate(task, version)
+            return version
+
+    def retire(self, name: str) -> None:
+        """Serves the task no more and removes its files; its version numbers stay used.
+
+        Raises:
+            UnknownTask, BadStore
+        """
+        with self._changing:
+            task = self.task(name)
+            self._store.write_state(name, State(active=None, last=task.last))
+            for number in task.versions:
+                self._store.remove(name, number)
+                self._bank.drop(name, number)
+            self._tasks = {**self._tasks, name: Task(name, {}, None, task.last)}
+            self._count()
+
+    def delete(self, name: str, number: int) -> None:
+        """Removes one version that is not active.
+
+        Raises:
+            UnknownTask, UnknownVersion, Conflict, BadStore
+        """
+        with self._changing:
+            task = self.task(name)
+            if number not in task.versions:
+                raise UnknownVersion(f"task {name} has no version {number}")
+            if number == task.active:
+                raise Conflict(
+                    f"version {number} is the active one of task {name}; activate another, or retire the task"
+                )
+            self._store.write_state(name, State(active=task.active, last=task.last))
+            self._store.remove(name, number)
+            self._bank.drop(name, number)
+            rest = {kept: version for kept, version in task.versions.items() if kept != number}
+            self._put(replace(task, versions=rest))
+
+    def file(self, name: str, number: int) -> bytes:
+        """A version's bytes as they were uploaded.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadStore
+        """
+        if number not in self.task(name).versions:
+            raise UnknownVersion(f"task {name} has no version {number}")
+        return self._store.read(name, number)
+
+    def residents(self) -> Iterable[Resident]:
+        """Adapter versions in memory."""
+        return iter(self._bank)
+
+    @property
+    def bare(self) -> Resident:
+        return self._bare
+
+    def _examine(self, name: str, number: int, pin: bool) -> Version:
+        """Reads one file of the store and takes it into memory if it is to be served."""
+        data = b""
+        try:
+            data = self._store.read(name, number)
+            resident = load_resident(self._base, data, number)
+        except (BadAdapter, BadStore) as error:
+            log.error("task %s version %d is not served: %s", name, number, error.detail)
+            return Version(number, digest(data), len(data), None, error.detail)
+        if pin:
+            self._bank.pin(name, resident)
+        return Version(number, resident.digest, len(data), resident.manifest)
+
+    def _version(self, task: Task, number: int | None) -> Version:
+        wanted = task.active if number is None else number
+        if wanted is None:
+            raise UnknownTask(f"task {task.name!r} has no active version")
+        version = task.versions.get(wanted)
+        if version is None:
+            raise UnknownVersion(f"task {task.name} has no version {wanted}")
+        if version.problem is not None:
+            raise BadAdapter(f"task {task.name} version {wanted} cannot be served: {version.problem}")
+        return version
+
+    def _served(self, name: str) -> bool:
+        task = self._tasks[name]
+        active = task.versions.get(task.active) if task.active is not None else None
+        return active is not None and active.problem is None
+
+    def _keep(self, task: Task, version: Version, data: bytes, activated: Resident | None) -> None:
+        """A new version: file first, then the state that names it; a failure in between leaves the old state."""
+        active = version.number if activated else task.active
+        if task.versions or not activated:
+            # Without a state the new file, being the highest, would be served from its first moment on the disk.
+            self._store.write_state(task.name, State(active=task.active, last=version.number))
+        self._store.write(task.name, version.number, data)
+        try:
+            self._store.write_state(task.name, State(active=active, last=version.number))
+        except BadStore:
+            self._store.remove(task.name, version.number)
+            raise
+        if activated:
+            self._bank.pin(task.name, activated)
+        versions = {**task.versions, version.number: version}
+        self._put(Task(task.name, versions, active, version.number))
+
+    def _activate(self, task: Task, version: Version) -> None:
+        if version.number == task.active:
+            return
+        resident = self._bank.get(task.name, version.number)
+        if resident is None:
+            resident = load_resident(self._base, self._store.read(task.name, version.number), version.number)
+        self._store.write_state(task.name, State(active=version.number, last=task.last))
+        self._bank.pin(task.name, resident)
+        self._put(replace(task, active=version.number))
+
+    def _put(self, task: Task) -> None:
+        self._tasks = {**self._tasks, task.name: task}
+        self._count()
+
+    def _count(self) -> None:
+        residents = list(self.residents())
+        self._metrics.resident_adapters.set(len(residents))
+        self._metrics.adapter_parameters.set(sum(resident.parameters for resident in residents))

@@ -1,0 +1,35 @@
+"""A job: one request's rows on their way through the engine, and the promise of an answer."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+
+from service.engine.engine import Row
+from service.tasks import Floats
+
+
+class Job:
+    """Filled row by row by the runner, possibly over several batches; ends once, with outputs or an error."""
+
+    def __init__(self, rows: Sequence[Row], admitted: float) -> None:
+        self.rows = rows
+        self.sizes = [len(row.tokens) for row in rows]  # tokens a row; all the scheduler looks at
+        self.admitted = admitted  # the runner's clock, seconds
+        self.future: Future[list[Floats]] = Future()
+        self._outputs: dict[int, Floats] = {}
+
+    def ended(self) -> bool:
+        """Answered, failed, or given up by the caller: nothing more needs to be done for it."""
+        return self.future.done()
+
+    def fill(self, index: int, output: Floats) -> None:
+        self._outputs[index] = output
+        if len(self._outputs) == len(self.rows):
+            self._end(lambda: self.future.set_result([self._outputs[i] for i in range(len(self.rows))]))
+
+    def fail(self, error: Exception) -> None:
+        self._end(lambda: self.future.set_exception(error))
+
+    def _end(self, settle: Callable[[], None]) -> None:
+        with suppress(InvalidStateError):  # the caller has cancelled, or an earlier batch failed the job
+            settle()

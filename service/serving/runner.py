@@ -1,0 +1,121 @@
+"""The one engine thread: takes what waits the moment the engine is free, and sees that every job ends."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from time import monotonic
+
+from service.engine.engine import Engine, Row
+from service.errors import EngineFault, Stopping
+from service.metrics import Metrics
+from service.serving.jobs import Job
+from service.serving.scheduler import Pick, Scheduler
+from service.tasks import Floats
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler[Job], metrics: Metrics, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._clock = clock
+        self._ready = threading.Condition()  # guards the scheduler and the two fields below
+        self._stopping = False
+        self._batch_started: float | None = None
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, rows: Sequence[Row]) -> Future[list[Floats]]:
+        """Queues one request's rows; the future brings their raw outputs, in order.
+
+        Raises:
+            Overloaded: the queue is full, or the service is stopping.
+        """
+        job = Job(rows, self._clock())
+        with self._ready:
+            if self._stopping:
+                raise Stopping("the service is stopping and takes no new work")
+            self._scheduler.admit(job)
+            self._metrics.queued_tokens.set(self._scheduler.queued_tokens)
+            self._ready.notify()
+        return job.future
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Takes no new work, answers what waits, and ends the thread; what is left after `timeout` seconds fails."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self._fail_waiting(Stopping("the service stopped before this request's turn"))
+
+    def busy_seconds(self) -> float | None:
+        """How long the present batch has been running, 0 when idle, None when the thread is not alive."""
+        if not self._thread.is_alive():
+            return None
+        started = self._batch_started
+        return 0.0 if started is None else self._clock() - started
+
+    def _loop(self) -> None:
+        try:
+            while picks := self._wait():
+                self._run(picks)
+        finally:
+            # Whatever ends this thread, nobody is left waiting for it.
+            with self._ready:
+                self._stopping = True
+            self._fail_waiting(EngineFault("the engine thread ended"))
+
+    def _wait(self) -> list[Pick[Job]]:
+        """The next batch; empty once the service stops and nothing waits."""
+        with self._ready:
+            self._batch_started = None
+            while True:
+                if picks := self._scheduler.next_batch():
+                    self._batch_started = self._clock()
+                    self._metrics.queued_tokens.set(self._scheduler.queued_tokens)
+                    return picks
+                if self._stopping:
+                    return []
+                self._ready.wait()
+
+    def _run(self, picks: Sequence[Pick[Job]]) -> None:
+        started = self._clock()
+        rows = [pick.job.rows[pick.row] for pick in picks]
+        self._observe(picks, rows, started)
+        try:
+            outputs = self._engine.run(rows)
+        except Exception as error:  # whatever it is, it ends these jobs and no others
+            log.exception("the engine failed on a batch of %d rows", len(rows))
+            self._metrics.engine_faults.inc()
+            for pick in picks:
+                pick.job.fail(
+                    EngineFault(f"the engine failed on the batch that held this request: {type(error).__name__}")
+                )
+            return
+        self._metrics.batch_seconds.observe(self._clock() - started)
+        for pick, output in zip(picks, outputs, strict=True):
+            pick.job.fill(pick.row, output)
+
+    def _observe(self, picks: Sequence[Pick[Job]], rows: Sequence[Row], started: float) -> None:
+        tokens = sum(len(row.tokens) for row in rows)
+        self._metrics.tokens.inc(tokens)
+        self._metrics.batch_tokens.observe(tokens)
+        self._metrics.batch_rows.observe(len(rows))
+        self._metrics.batch_tasks.observe(len({row.resident for row in rows}))
+        for pick in picks:
+            if pick.row == 0:
+                self._metrics.queue_seconds.observe(started - pick.job.admitted)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        with self._ready:
+            waiting = self._scheduler.drain()
+        for job in waiting:
+            job.fail(error)

@@ -1,0 +1,116 @@
+"""Which rows run next. Pure: queues and a token budget; no torch, no threads, no clock."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from service.errors import Overloaded
+
+
+class Waiting(Protocol):
+    """A job as the scheduler sees it."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Tokens of each row."""
+
+    def ended(self) -> bool:
+        """Whether its remaining rows can be dropped."""
+
+
+J = TypeVar("J", bound=Waiting)
+
+
+class Pick(NamedTuple, Generic[J]):
+    """One row goes into the batch."""
+
+    job: J
+    row: int  # its number in the job
+
+
+class _Entry(Generic[J]):
+    def __init__(self, job: J) -> None:
+        self.job = job
+        self.next = 0  # the first row that has not run
+        self.left = sum(job.sizes)  # tokens from there on
+
+
+class Scheduler(Generic[J]):
+    """First come, first served, but a long job gives way: in each batch every waiting job has its turn.
+
+    A turn is a quarter of the batch; who still has rows after it goes to the back of the queue. So a request of one
+    row never waits for the whole of a request of a thousand.
+    """
+
+    def __init__(self, batch_tokens: int, queue_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
+        self._turn_tokens = max(1, batch_tokens // 4)
+        self._queue_tokens = queue_tokens
+        self._entries: deque[_Entry[J]] = deque()
+        self.queued_tokens = 0
+
+    def __len__(self) -> int:
+        """Jobs with rows still to run."""
+        return len(self._entries)
+
+    def admit(self, job: J) -> None:
+        """Queues a job.
+
+        Raises:
+            Overloaded: the queue would hold more than its limit. A job larger than the limit finds a place when it
+                is alone, so nothing that the service accepts in size is refused for ever.
+        """
+        entry = _Entry(job)
+        if self._entries and self.queued_tokens + entry.left > self._queue_tokens:
+            raise Overloaded(
+                f"{self.queued_tokens} tokens are waiting; {entry.left} more would pass the limit, {self._queue_tokens}"
+            )
+        self._entries.append(entry)
+        self.queued_tokens += entry.left
+
+    def next_batch(self) -> list[Pick[J]]:
+        """Takes the rows to run now out of the queue; empty only when nothing waits.
+
+        The batch stays within the token budget, unless a single row is larger than it.
+        """
+        batch: list[Pick[J]] = []
+        room = self._batch_tokens
+        while self._entries:
+            entry = self._entries[0]
+            if entry.job.ended():
+                self._drop()
+                continue
+            taken = self._take_turn(entry, room, batch)
+            if not taken:
+                break
+            room -= taken
+            self._entries.popleft()
+            if entry.left:
+                self._entries.append(entry)
+        return batch
+
+    def drain(self) -> list[J]:
+        """Empties the queue; the caller ends these jobs."""
+        jobs = [entry.job for entry in self._entries]
+        self._entries.clear()
+        self.queued_tokens = 0
+        return jobs
+
+    def _take_turn(self, entry: _Entry[J], room: int, batch: list[Pick[J]]) -> int:
+        """Moves rows of one job into the batch, up to a turn; returns their tokens."""
+        taken = 0
+        while entry.next < len(entry.job.sizes):
+            size = entry.job.sizes[entry.next]
+            if taken + size > room and batch:
+                break
+            if taken and taken + size > self._turn_tokens:
+                break
+            batch.append(Pick(entry.job, entry.next))
+            entry.next += 1
+            taken += size
+        entry.left -= taken
+        self.queued_tokens -= taken
+        return taken
+
+    def _drop(self) -> None:
+        self.queued_tokens -= self._entries.popleft().left

@@ -1,0 +1,28 @@
+"""What the tests share: a tiny random base, the real one, and how hypothesis searches."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from service.engine.base_model import BaseModel, load_base
+from tests.tiny import build_tiny
+
+# The same examples on every machine: a red run is a change, never bad luck. `make soak` searches at random.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_folder: Path) -> BaseModel:
+    return load_base(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def real_base() -> BaseModel:
+    return load_base()

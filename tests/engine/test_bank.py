@@ -1,0 +1,117 @@
+"""The bank: active versions stay, others come and go, and a file for another base never gets in."""
+
+from pathlib import Path
+
+import pytest
+
+from service.adapters.file import digest
+from service.adapters.manifest import BaseIdentity, TokenizerSettings
+from service.adapters.methods import Head, Houlsby
+from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, load_resident
+from service.engine.base_model import BaseModel, load_base
+from service.errors import BadAdapter
+from tests.adapters.forge import with_manifest
+from tests.tiny import build_tiny, make_adapter, make_resident
+
+
+@pytest.fixture(scope="module")
+def versions(tiny_base: BaseModel) -> list[Resident]:
+    return [make_resident(tiny_base, version, seed=version, method=Head()) for version in range(6)]
+
+
+def test_what_is_pinned_stays(versions: list[Resident]) -> None:
+    bank = Bank(unpinned=1)
+    bank.pin("toy", versions[1])
+    for number in (2, 3, 4):
+        bank.keep("toy", versions[number])
+    assert bank.get("toy", 1) is versions[1]
+
+
+def test_another_pin_lets_the_tasks_other_version_go_and_no_other_task(versions: list[Resident]) -> None:
+    bank = Bank()
+    bank.pin("toy", versions[1])
+    bank.pin("toyota", versions[1])
+    bank.pin("toy", versions[2])
+    assert bank.get("toy", 1) is None
+    assert bank.get("toy", 2) is versions[2]
+    assert bank.get("toyota", 1) is versions[1]
+
+
+def test_of_the_others_the_one_unused_longest_makes_room(versions: list[Resident]) -> None:
+    bank = Bank(unpinned=2)
+    bank.keep("toy", versions[1])
+    bank.keep("toy", versions[2])
+    assert bank.get("toy", 1) is versions[1]
+    bank.keep("toy", versions[3])
+    assert [bank.get("toy", number) for number in (1, 2, 3)] == [versions[1], None, versions[3]]
+
+
+def test_a_kept_version_that_is_pinned_is_held_once(versions: list[Resident]) -> None:
+    bank = Bank()
+    bank.keep("toy", versions[1])
+    bank.pin("toy", versions[1])
+    assert list(bank) == [versions[1]]
+
+
+def test_what_is_dropped_is_gone(versions: list[Resident]) -> None:
+    bank = Bank()
+    bank.pin("toy", versions[1])
+    bank.keep("toy", versions[2])
+    bank.drop("toy", 1)
+    bank.drop("toy", 2)
+    bank.drop("toy", 3)
+    assert list(bank) == []
+    assert bank.get("toy", 1) is None
+
+
+def test_a_bank_can_be_walked_while_it_changes(versions: list[Resident]) -> None:
+    bank = Bank()
+    for number in (1, 2, 3):
+        bank.keep("toy", versions[number])
+    seen = []
+    for resident in bank:
+        bank.drop("toy", resident.version)
+        seen.append(resident)
+    assert seen == versions[1:4]
+
+
+def test_a_resident_knows_its_version_its_content_and_its_cost(tiny_base: BaseModel) -> None:
+    data = make_adapter(tiny_base, labels=["a", "b", "c"], method=Houlsby(bottleneck=4))
+    resident = load_resident(tiny_base, data, version=7)
+    parameters = 4 * (2 * 4 * 32 + 32 + 4 + 2 * 32) + 3 * 32 + 3
+    assert (resident.version, resident.digest) == (7, digest(data))
+    assert (resident.parameters, resident.bytes) == (parameters, 4 * parameters)
+
+
+def test_an_adapter_of_another_base_of_equal_shape_is_refused(tiny_base: BaseModel, tmp_path: Path) -> None:
+    other = load_base(str(build_tiny(tmp_path / "other", seed=1)))
+    data = make_adapter(other)
+    assert load_resident(other, data, version=1)
+    with pytest.raises(
+        BadAdapter, match=f"base other with fingerprint {other.fingerprint[:16]}.* runs {tiny_base.name}"
+    ):
+        load_resident(tiny_base, data, version=1)
+
+
+def test_a_bases_name_does_not_matter(tiny_base: BaseModel) -> None:
+    renamed = BaseIdentity(**(tiny_base.identity.model_dump() | {"name": "another name"}))
+    assert load_resident(tiny_base, make_adapter(tiny_base, base=renamed), version=1)
+
+
+def test_an_adapter_that_reads_further_than_the_base_is_refused(tiny_base: BaseModel) -> None:
+    data = make_adapter(tiny_base, tokenizer=TokenizerSettings(max_length=65))
+    with pytest.raises(BadAdapter, match=r"tokenizer\.max_length is 65, the base reads 64"):
+        load_resident(tiny_base, data, version=1)
+
+
+def test_a_layer_that_the_base_has_not_is_refused(tiny_base: BaseModel) -> None:
+    deep = with_manifest(make_adapter(tiny_base), method={"name": "houlsby", "bottleneck": 4, "layers": [2]})
+    with pytest.raises(BadAdapter, match=r"method\.layers names \[2\], but the base has layers 0 to 1"):
+        load_resident(tiny_base, deep, version=1)
+
+
+def test_the_bare_base_costs_nothing(tiny_base: BaseModel) -> None:
+    bare = bare_resident(tiny_base)
+    assert (bare.manifest.task, bare.manifest.kind, bare.version) == (BARE_TASK, "embedding", 0)
+    assert (bare.parameters, bare.bytes) == (0, 0)
+    assert bare.manifest.tokenizer.max_length == 64

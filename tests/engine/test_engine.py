@@ -1,0 +1,170 @@
+"""Mixed equals alone: whatever shares the batch, each row gets what it would get by itself, by one pass of the base."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from service.adapters.methods import Adaptation, Head, Houlsby
+from service.engine import engine as engine_module
+from service.engine.bank import Resident, bare_resident
+from service.engine.base_model import BaseModel, load_base
+from service.engine.encoder import Group, encode
+from service.engine.engine import Engine, Row
+from service.engine.tokens import Packed, tokenize
+from service.engine.weights import Weights
+from service.tasks import Floats
+from tests.tiny import alone, make_resident, random_row
+
+LABELS = [f"label {number}" for number in range(17)]
+
+
+def make_tasks(base: BaseModel) -> list[Resident]:
+    """One of everything that may share a batch."""
+    return [
+        make_resident(base, seed=1, method=Houlsby(bottleneck=4)),
+        make_resident(base, seed=2, method=Houlsby(bottleneck=4)),  # as the first, with other weights
+        make_resident(base, seed=3, labels=LABELS, method=Houlsby(bottleneck=33, activation="relu")),
+        make_resident(base, seed=4, pair=True, labels=LABELS[:3], method=Houlsby(bottleneck=1, layers=(1,))),
+        make_resident(base, seed=5, kind="regression", method=Houlsby(bottleneck=8, norms=False, activation="tanh")),
+        make_resident(base, seed=6, kind="embedding", method=Houlsby(bottleneck=8)),
+        make_resident(base, seed=7, labels=LABELS[:5], method=Head()),
+        make_resident(
+            base, seed=8, kind="regression", pair=True, method=Head(), head={"pooling": "first", "pair": True}
+        ),
+        bare_resident(base),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tasks(tiny_base: BaseModel) -> list[Resident]:
+    return make_tasks(tiny_base)
+
+
+def _row(resident: Resident, length: int, seed: int) -> Row:
+    return Row(random_row(length, seed, resident.manifest.head.pair), resident)
+
+
+BATCHES = st.lists(st.tuples(st.integers(0, 8), st.integers(3, 64), st.integers(0, 3)), min_size=1, max_size=24)
+
+
+@settings(max_examples=60)
+@given(BATCHES)
+def test_mixed_equals_alone(tiny_base: BaseModel, tasks: list[Resident], batch: list[tuple[int, int, int]]) -> None:
+    _assert_mixed_equals_alone(Engine(tiny_base), [_row(tasks[task], *row) for task, *row in batch])
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, derandomize=False)
+@given(BATCHES)
+def test_mixed_equals_alone_at_length(
+    tiny_base: BaseModel, tasks: list[Resident], batch: list[tuple[int, int, int]]
+) -> None:
+    _assert_mixed_equals_alone(Engine(tiny_base), [_row(tasks[task], *row) for task, *row in batch])
+
+
+def test_mixed_equals_alone_on_the_real_base(real_base: BaseModel) -> None:
+    texts = ["good", "A longer text, of some twenty tokens, is read beside the short ones: 1, 2, 3.", "東京 🙂 " * 9]
+    residents = make_tasks(real_base)
+    rows = []
+    for resident in residents:
+        pairs = texts[::-1] if resident.manifest.head.pair else None
+        rows += [Row(tokens, resident) for tokens in tokenize(real_base.tokenizer, texts, pairs, max_length=64)]
+    _assert_mixed_equals_alone(Engine(real_base), rows)
+
+
+def test_fifty_tasks_share_a_batch(tiny_base: BaseModel) -> None:
+    residents = [make_resident(tiny_base, seed=seed, method=Houlsby(bottleneck=seed % 7 + 1)) for seed in range(50)]
+    rows = [_row(resident, 5 + number % 3, seed=0) for number, resident in enumerate(residents)]
+    _assert_mixed_equals_alone(Engine(tiny_base), rows)
+    raw = np.stack(Engine(tiny_base).run(rows))
+    assert len({tuple(row) for row in raw.round(3)}) == 50  # nobody got a neighbour's answer
+
+
+@given(st.permutations(range(9)))
+def test_answers_come_in_the_order_of_the_rows(tiny_base: BaseModel, tasks: list[Resident], order: list[int]) -> None:
+    engine = Engine(tiny_base)
+    rows = [_row(task, 7, seed=0) for task in tasks]
+    straight, shuffled = engine.run(rows), engine.run([rows[i] for i in order])
+    _assert_close(shuffled, [straight[i] for i in order])
+
+
+def test_two_versions_of_a_task_share_a_batch(tiny_base: BaseModel) -> None:
+    versions = [make_resident(tiny_base, version, seed=version) for version in (1, 2)]
+    rows = [_row(versions[number % 2], 9, seed=0) for number in range(4)]
+    raw = Engine(tiny_base).run(rows)
+    _assert_close(raw[:2], raw[2:])
+    assert np.abs(raw[0] - raw[1]).max() > 0.01
+
+
+def test_a_rows_answer_does_not_depend_on_its_neighbours_content(tiny_base: BaseModel, tasks: list[Resident]) -> None:
+    engine, mine = Engine(tiny_base), _row(tasks[0], 12, seed=0)
+    one, other = (engine.run([mine, _row(tasks[0], 12, seed), _row(tasks[2], 30, seed)])[0] for seed in (1, 2))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_raw_outputs_have_the_heads_width(tiny_base: BaseModel, tasks: list[Resident]) -> None:
+    raw = Engine(tiny_base).run([_row(task, 6, seed=0) for task in tasks])
+    assert [len(row) for row in raw] == [2, 2, 17, 3, 1, 32, 5, 1, 32]
+    assert {row.dtype for row in raw} == {np.dtype(np.float32)}
+
+
+def test_one_pass_serves_all_tasks(
+    tiny_base: BaseModel, tasks: list[Resident], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    adaptations: list[Adaptation] = []
+    multiplied: list[Tensor] = []
+    linear = torch.nn.functional.linear
+
+    def counting_encode(weights: Weights, batch: Packed, groups: Sequence[Group]) -> Tensor:
+        passes.append(len(batch.ids))
+        adaptations.extend(group.adaptation for group in groups)
+        return encode(weights, batch, groups)
+
+    def counting_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        multiplied.append(weight)
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(engine_module, "encode", counting_encode)
+    monkeypatch.setattr(torch.nn.functional, "linear", counting_linear)
+    Engine(tiny_base).run([_row(task, length, seed=0) for task in tasks for length in (3, 9, 9)])
+    assert passes == [len(tasks) * 21]
+    assert len(adaptations) == len(set(adaptations)) == 7  # each once, its rows together; those without share one
+    for layer in tiny_base.weights.layers:
+        for part in (layer.qkv, layer.attention_out, layer.ffn_in, layer.ffn_out):
+            assert sum(weight is part.weight for weight in multiplied) == 1
+
+
+def test_a_base_in_half_precision_answers_closely(tiny_base: BaseModel, tiny_folder: Path) -> None:
+    half = load_base(str(tiny_folder), dtype="bfloat16")
+    assert half.bytes < tiny_base.bytes
+    lengths = [3, 20, 64]
+    exact, close = (
+        Engine(base).run([_row(task, length, seed=0) for task in make_tasks(base) for length in lengths])
+        for base in (tiny_base, half)
+    )
+    for one, other in zip(exact, close, strict=True):
+        assert np.linalg.norm(one - other) <= 0.05 * np.linalg.norm(one) + 0.05
+
+
+def test_the_engine_changes_neither_base_nor_adapter(tiny_base: BaseModel, tasks: list[Resident]) -> None:
+    parts = [*tiny_base.weights.tensors(), *(tensor for task in tasks for tensor in task.head.values())]
+    before = [tensor.clone() for tensor in parts]
+    Engine(tiny_base).run([_row(task, 9, seed=0) for task in tasks])
+    assert all(torch.equal(one, other) for one, other in zip(before, parts, strict=True))
+
+
+def _assert_mixed_equals_alone(engine: Engine, rows: list[Row]) -> None:
+    _assert_close(engine.run(rows), [alone(engine, row) for row in rows])
+
+
+def _assert_close(found: Sequence[Floats], expected: Sequence[Floats]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
