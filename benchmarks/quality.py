@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets import DATASETS, DataSet
 from service.client import Client
 from service.tasks.regression import spearman
@@ -36,7 +38,7 @@ METHODS: dict[str, list[str]] = {
 def train(data: Path, work: Path, jobs: int) -> None:
     runs = [(dataset, method) for method in METHODS for dataset in DATASETS]
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda run: _train_one(*run, data, work), runs))
+        list(pool.map(lambda run: _train_one(run[0], run[1], data, work), runs))
 
 
 def _train_one(dataset: DataSet, method: str, data: Path, work: Path) -> None:
@@ -62,8 +64,7 @@ def _train_one(dataset: DataSet, method: str, data: Path, work: Path) -> None:
 def measure(data: Path, work: Path) -> None:
     rows: dict[str, dict[str, Any]] = {dataset.task: {} for dataset in DATASETS}
     for method in ("houlsby", "head"):
-        with running_service(store=work / method) as url:
-            client = Client(url)
+        with running_service(work / method) as service, Client(service.url) as client:
             for dataset in DATASETS:
                 examples = read_examples(data / dataset.task / "test.jsonl")
                 rows[dataset.task][method] = _score(client, dataset, examples)
@@ -92,12 +93,9 @@ def _score(client: Client, dataset: DataSet, examples: list[Example]) -> float:
         for answer in client.predict(dataset.task, inputs[start : start + 100])
     ]
     if dataset.kind == "regression":
-        import numpy as np
-
         return spearman(np.array([answer["value"] for answer in answers]), np.array([float(e.label) for e in examples]))
-    return sum(answer["label"] == example.label for answer, example in zip(answers, examples, strict=True)) / len(
-        examples
-    )
+    hits: list[bool] = [answer["label"] == example.label for answer, example in zip(answers, examples, strict=True)]
+    return sum(hits) / len(hits)
 
 
 def _write(rows: dict[str, dict[str, Any]]) -> None:
