@@ -118,6 +118,7 @@ async def _tokenize(
 
 
 def _decode(task: str, resident: Resident, raw: Floats, parameters: Parameters) -> dict[str, Any]:
-    if not np.isfinite(raw).all():
+    prediction = resident.kind.decode(resident.manifest, raw, parameters.top_k)
+    if not (np.isfinite(raw).all() and np.isfinite(prediction.outputs).all()):
         raise EngineFault(f"task {task} version {resident.version} put out a value that is not a finite number")
-    return resident.kind.decode(resident.manifest, raw, parameters.top_k).answer
+    return prediction.answer

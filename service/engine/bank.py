@@ -121,6 +121,8 @@ class Bank:
     def keep(self, task: str, resident: Resident) -> None:
         """Holds a version that is not active; the one unused longest makes room."""
         with self._lock:
+            if (task, resident.version) in self._pinned:
+                return
             self._others[task, resident.version] = resident
             while len(self._others) > self._unpinned:
                 self._others.popitem(last=False)

@@ -80,7 +80,7 @@ def load_base(name: str = DEFAULT_BASE, dtype: str = "float32") -> BaseModel:
     hidden, layers = getattr(config, architecture.config.hidden), getattr(config, architecture.config.layers)
     return BaseModel(
         name=_display_name(name),
-        fingerprint=_fingerprint(named, tokenizer),
+        fingerprint=_fingerprint(named, _arithmetic(architecture, config), tokenizer),
         dims=Dims(layers=layers, hidden=hidden),
         max_length=len(weights.embeddings.position),
         tokenizer=tokenizer,
@@ -187,7 +187,7 @@ def _build(architecture: Architecture, config: Any, named: Mapping[str, Tensor],
     heads = getattr(config, names.heads)
     if getattr(config, names.hidden) % heads:
         raise BadBase(f"base model {name}: {heads} heads do not divide its hidden size {getattr(config, names.hidden)}")
-    first = config.pad_token_id + 1 if architecture.positions_after_padding else 0
+    first = _first(architecture, config)
     return Weights(
         embeddings=Embeddings(
             word=named["word"].clone(),
@@ -207,18 +207,35 @@ def _build(architecture: Architecture, config: Any, named: Mapping[str, Tensor],
             for index in range(getattr(config, names.layers))
         ),
         heads=heads,
-        norm_eps=getattr(config, names.norm_eps) if names.norm_eps else 1e-12,
+        norm_eps=_eps(architecture, config),
         activation=ACTIVATIONS[getattr(config, names.activation)],
     )
 
 
-def _fingerprint(named: Mapping[str, Tensor], tokenizer: Tokenizer) -> str:
+def _arithmetic(architecture: Architecture, config: Any) -> str:
+    """What decides the base's answers beside its numbers: equal weights with other heads are another base."""
+    names = architecture.config
+    heads, activation = getattr(config, names.heads), getattr(config, names.activation)
+    return f"heads {heads}, activation {activation}, eps {_eps(architecture, config)!r}, {_first(architecture, config)}"
+
+
+def _eps(architecture: Architecture, config: Any) -> float:
+    name = architecture.config.norm_eps
+    return float(getattr(config, name)) if name else 1e-12
+
+
+def _first(architecture: Architecture, config: Any) -> int:
+    """The row of the position table that a text's first token takes."""
+    return int(config.pad_token_id) + 1 if architecture.positions_after_padding else 0
+
+
+def _fingerprint(named: Mapping[str, Tensor], arithmetic: str, tokenizer: Tokenizer) -> str:
     """A hash of what the base computes, whatever it is called and however it is stored.
 
     The tokenizer enters by what it does, vocabulary and the probe's tokens, because the text of its file changes
     with the library that wrote it.
     """
-    hashed = sha256()
+    hashed = sha256(arithmetic.encode())
     for name, tensor in named.items():
         hashed.update(f"{name} {list(tensor.shape)}\n".encode())
         hashed.update(tensor.contiguous().numpy().data)

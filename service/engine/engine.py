@@ -30,6 +30,8 @@ class Engine:
 
     def run(self, rows: Sequence[Row]) -> list[Floats]:
         """Raw outputs of the heads, in the order of `rows`; any tasks, kinds, methods and lengths together."""
+        if not rows:
+            return []
         # Neighbours share an adapter, then a head; equal lengths stand together for attention's sake.
         order = sorted(range(len(rows)), key=lambda i: _place(rows[i]))
         ordered = [rows[i] for i in order]
