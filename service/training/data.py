@@ -59,7 +59,9 @@ def read_examples(path: Path, columns: Columns = Columns()) -> list[Example]:
 
 
 def split(examples: Sequence[Example], share: float, seed: int, stratify: bool) -> tuple[list[Example], list[Example]]:
-    """Sets `share` of the examples aside, at random but repeatably; by label where `stratify`, so that none is lost.
+    """Sets `share` of the examples aside, at random but repeatably.
+
+    Where `stratify`, by label: each gives its share, and at least one example if it has two.
 
     Returns:
         (what stays, what was set aside), each in its first order.
@@ -70,7 +72,7 @@ def split(examples: Sequence[Example], share: float, seed: int, stratify: bool) 
     generator = random.Random(seed)
     aside: set[int] = set()
     for members in groups.values():
-        aside.update(generator.sample(members, round(len(members) * share)))
+        aside.update(generator.sample(members, max(round(len(members) * share), min(1, len(members) - 1))))
     return (
         [example for index, example in enumerate(examples) if index not in aside],
         [example for index, example in enumerate(examples) if index in aside],

@@ -1,0 +1,25 @@
+# One stage installs, one runs. For pip to find torch's CPU build, see README, Install:
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=<PyTorch's CPU index> -t rootstock .
+FROM python:3.12-slim AS build
+ARG PIP_EXTRA_INDEX_URL=""
+WORKDIR /build
+RUN python -m venv /venv
+COPY requirements.lock ./
+RUN /venv/bin/pip install --no-cache-dir --no-deps -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY service service
+# The import fails here, and not at the first start, where torch's CPU build was not found.
+RUN /venv/bin/pip install --no-cache-dir --no-deps . && /venv/bin/python -c "import torch"
+
+FROM python:3.12-slim
+RUN useradd --uid 10001 --no-create-home rootstock
+COPY --from=build /venv /venv
+WORKDIR /srv/rootstock
+COPY --chown=rootstock adapters_store adapters_store
+RUN chown rootstock .
+USER rootstock
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 ROOTSTOCK_HOST=0.0.0.0
+EXPOSE 8000
+HEALTHCHECK --start-period=60s --interval=10s --timeout=3s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+CMD ["rootstock", "serve"]
