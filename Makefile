@@ -26,9 +26,9 @@ serve: .venv/ready
 test: .venv/ready-dev
 	$(BIN)/pytest
 
-# The long suites: property tests at full length, real processes killed and restarted.
+# All suites, the long ones too: property tests at full length and at random, real processes killed and restarted.
 soak: .venv/ready-dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "" --hypothesis-profile=soak
 
 lint: .venv/ready-dev
 	$(BIN)/ruff format --check .

@@ -98,7 +98,9 @@ def main() -> None:
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     found = result["median"]
     megabytes = {name: round(value / 1e6) for name, value in found.items() if name.endswith("bytes")}
-    print(f"{options.adapters} adapters: {megabytes} MB; {found['over_expected']:+.1%} of empty + Σ|v| (asked: ≤ +10 %)")
+    print(
+        f"{options.adapters} adapters: {megabytes} MB; {found['over_expected']:+.1%} of empty + Σ|v| (asked: ≤ +10 %)"
+    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from hypothesis import settings
 from service.engine.base_model import BaseModel, load_base
 from tests.tiny import build_tiny
 
-# The same examples on every machine: a red run is a change, never bad luck. `make soak` searches at random.
+# The same examples on every machine: a red run is a change, never bad luck. `make soak` searches at random, for long:
+# it names its profile on pytest's command line, which is read after this.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("soak", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("repeatable")
 
 

@@ -85,9 +85,10 @@ def read_tensors(data: bytes, dtype: torch.dtype) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise BadAdapter(f"not a readable safetensors file: {error}") from error
     # One piece of memory for them all: adapters that come and go in hundreds of small ones leave holes behind.
-    block = torch.empty(sum(tensor.numel() for tensor in stored.values()), dtype=dtype)
+    sizes = [tensor.numel() for tensor in stored.values()]
+    block = torch.empty(sum(sizes), dtype=dtype)
     tensors = {}
-    for name, part in zip(stored, block.split([tensor.numel() for tensor in stored.values()]), strict=True):
+    for name, part in zip(stored, torch.split(block, sizes), strict=True):
         tensors[name] = part.view(stored[name].shape).copy_(stored[name])
         if not torch.isfinite(part).all():
             raise BadAdapter(f"tensor {name} holds values that are not finite numbers")

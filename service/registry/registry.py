@@ -43,21 +43,26 @@ class Registry:
         self._base = base
         self._store = store
         self._bank = bank
-        self._metrics = metrics
         self._bare = bare_resident(base)
         self._tasks: dict[str, Task] = {}
         self._changing = Lock()  # one change at a time; reads take no lock
+        metrics.resident_adapters.set_function(lambda: len(list(bank)))
+        metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
     def open(self) -> None:
         """Loads what the store holds. A bad file is logged and refused; it keeps no other from being served."""
         states = self._store.states()
         found = self._store.versions()
         for name in sorted(found.keys() | states.keys()):
+            if name == BARE_TASK:
+                log.error("the store's files of task %s are not served: the bare base answers it", name)
+                continue
             numbers = found.get(name, [])
             state = states.get(name) or State(active=numbers[-1], last=numbers[-1])
+            if not numbers and not state.last:
+                continue  # its first upload was cut short
             versions = {number: self._examine(name, number, pin=number == state.active) for number in numbers}
             self._tasks[name] = Task(name, versions, state.active, max([state.last, *numbers]))
-        self._count()
 
     def names(self) -> list[str]:
         """Tasks that answer, in order: those with an active version that could be loaded, and the bare base."""
@@ -86,7 +91,6 @@ class Registry:
         found = self._version(self.task(name), version)
         resident = load_resident(self._base, self._store.read(name, found.number), found.number)
         self._bank.keep(name, resident)
-        self._count()
         return resident
 
     def ready(self, name: str, version: int | None = None) -> Resident | None:
@@ -151,11 +155,11 @@ class Registry:
         with self._changing:
             task = self.task(name)
             self._store.write_state(name, State(active=None, last=task.last))
+            # From here on nobody is answered, whatever becomes of the files.
+            task = replace(task, active=None)
+            self._put(task)
             for number in task.versions:
-                self._store.remove(name, number)
-                self._bank.drop(name, number)
-            self._tasks = {**self._tasks, name: Task(name, {}, None, task.last)}
-            self._count()
+                task = self._remove(task, number)
 
     def delete(self, name: str, number: int) -> None:
         """Removes one version that is not active.
@@ -172,10 +176,7 @@ class Registry:
                     f"version {number} is the active one of task {name}; activate another, or retire the task"
                 )
             self._store.write_state(name, State(active=task.active, last=task.last))
-            self._store.remove(name, number)
-            self._bank.drop(name, number)
-            rest = {kept: version for kept, version in task.versions.items() if kept != number}
-            self._put(replace(task, versions=rest))
+            self._remove(task, number)
 
     def file(self, name: str, number: int) -> bytes:
         """A version's bytes as they were uploaded.
@@ -226,20 +227,19 @@ class Registry:
 
     def _keep(self, task: Task, version: Version, data: bytes, activated: Resident | None) -> None:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
-        active = version.number if activated else task.active
-        if task.versions or not activated:
-            # Without a state the new file, being the highest, would be served from its first moment on the disk.
-            self._store.write_state(task.name, State(active=task.active, last=version.number))
+        # Without a state the new file, being the highest, would be served from its first moment on the disk.
+        self._store.write_state(task.name, State(active=task.active, last=task.last))
         self._store.write(task.name, version.number, data)
+        kept = replace(task, versions={**task.versions, version.number: version}, last=version.number)
         try:
-            self._store.write_state(task.name, State(active=active, last=version.number))
+            if activated:
+                self._serve(kept, activated)
+            else:
+                self._store.write_state(task.name, State(active=task.active, last=version.number))
+                self._put(kept)
         except BadStore:
             self._store.remove(task.name, version.number)
             raise
-        if activated:
-            self._bank.pin(task.name, activated)
-        versions = {**task.versions, version.number: version}
-        self._put(Task(task.name, versions, active, version.number))
 
     def _activate(self, task: Task, version: Version) -> None:
         if version.number == task.active:
@@ -247,15 +247,22 @@ class Registry:
         resident = self._bank.get(task.name, version.number)
         if resident is None:
             resident = load_resident(self._base, self._store.read(task.name, version.number), version.number)
-        self._store.write_state(task.name, State(active=version.number, last=task.last))
+        self._serve(task, resident)
+
+    def _serve(self, task: Task, resident: Resident) -> None:
+        self._store.write_state(task.name, State(active=resident.version, last=task.last))
+        # In memory before it is active, and the old one until then: no reader finds a task without its adapter.
+        self._bank.keep(task.name, resident)
+        self._put(replace(task, active=resident.version))
         self._bank.pin(task.name, resident)
-        self._put(replace(task, active=version.number))
+
+    def _remove(self, task: Task, number: int) -> Task:
+        """File first: memory forgets nothing that the disk would bring back."""
+        self._store.remove(task.name, number)
+        self._bank.drop(task.name, number)
+        task = replace(task, versions={kept: version for kept, version in task.versions.items() if kept != number})
+        self._put(task)
+        return task
 
     def _put(self, task: Task) -> None:
         self._tasks = {**self._tasks, task.name: task}
-        self._count()
-
-    def _count(self) -> None:
-        residents = list(self.residents())
-        self._metrics.resident_adapters.set(len(residents))
-        self._metrics.adapter_parameters.set(sum(resident.parameters for resident in residents))

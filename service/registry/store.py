@@ -5,7 +5,7 @@
 
 A task without its .json serves its highest version: copying a file into the folder is a way to install it.
 Every write goes to a temporary file first, reaches the disk, and takes its name in one step, so a kill at any moment
-leaves the old state or the new one.
+leaves the old state or the new one; a write or removal that fails leaves the old one.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from service.adapters.manifest import TASK_NAME
 from service.errors import BadStore
 
 ADAPTER_FILE = re.compile(r"(?P<task>[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)-(?P<version>[1-9][0-9]{0,8})\.safetensors")
@@ -59,6 +60,8 @@ class FolderStore:
         """Every task's remembered state, of tasks without a file too."""
         states = {}
         for path in self._folder.glob("*.json"):
+            if not re.fullmatch(TASK_NAME, path.stem):
+                continue
             try:
                 states[path.stem] = State.model_validate_json(path.read_bytes())
             except (OSError, ValidationError) as error:
@@ -78,30 +81,49 @@ class FolderStore:
         self._write(self._folder / f"{task}.json", state.model_dump_json().encode())
 
     def remove(self, task: str, version: int) -> None:
+        path = self._path(task, version)
+        aside = self._folder / f"{TEMPORARY}{path.name}"
         try:
-            self._path(task, version).unlink(missing_ok=True)
+            path.replace(aside)
             self._settle()
+        except FileNotFoundError:
+            return
         except OSError as error:
-            raise BadStore(f"store: {self._path(task, version).name} cannot be removed: {error.strerror}") from error
+            with suppress(OSError):
+                aside.replace(path)
+            raise BadStore(f"store: {path.name} cannot be removed: {error.strerror}") from error
+        with suppress(OSError):  # the next opening clears it
+            aside.unlink()
 
     def _path(self, task: str, version: int) -> Path:
         return self._folder / f"{task}-{version}.safetensors"
 
     def _write(self, path: Path, data: bytes) -> None:
-        temporary: Path | None = None
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=TEMPORARY, delete=False) as file:
-                temporary = Path(file.name)
+            before = path.read_bytes() if path.exists() else None
+            self._put(path, data)
+            try:
+                self._settle()
+            except OSError:
+                with suppress(OSError):
+                    path.unlink() if before is None else self._put(path, before)
+                raise
+        except OSError as error:
+            raise BadStore(f"store: {path.name} cannot be written: {error.strerror}") from error
+
+    def _put(self, path: Path, data: bytes) -> None:
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=TEMPORARY, delete=False) as file:
+            temporary = Path(file.name)
+            try:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-            self._settle()
-        except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            raise BadStore(f"store: {path.name} cannot be written: {error.strerror}") from error
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            except OSError:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
 
     def _settle(self) -> None:
         """A new name is on the disk only when its folder is."""

@@ -17,6 +17,8 @@ class Job:
         self.admitted = admitted  # the runner's clock, seconds
         self.future: Future[list[Floats]] = Future()
         self._outputs: dict[int, Floats] = {}
+        if not rows:
+            self.future.set_result([])
 
     def ended(self) -> bool:
         """Answered, failed, or given up by the caller: nothing more needs to be done for it."""

@@ -24,10 +24,12 @@ class Runner:
         self._scheduler = scheduler
         self._metrics = metrics
         self._clock = clock
-        self._ready = threading.Condition()  # guards the scheduler and the two fields below
+        self._ready = threading.Condition()  # guards the scheduler and the three fields below
         self._stopping = False
+        self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
 
     def start(self) -> None:
         self._thread.start()
@@ -43,7 +45,6 @@ class Runner:
             if self._stopping:
                 raise Stopping("the service is stopping and takes no new work")
             self._scheduler.admit(job)
-            self._metrics.queued_tokens.set(self._scheduler.queued_tokens)
             self._ready.notify()
         return job.future
 
@@ -54,7 +55,7 @@ class Runner:
             self._ready.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
-        self._fail_waiting(Stopping("the service stopped before this request's turn"))
+        self._fail_all(Stopping("the service stopped before this request was answered"))
 
     def busy_seconds(self) -> float | None:
         """How long the present batch has been running, 0 when idle, None when the thread is not alive."""
@@ -65,22 +66,28 @@ class Runner:
 
     def _loop(self) -> None:
         try:
-            while picks := self._wait():
-                self._run(picks)
+            while self._step():
+                pass
         finally:
             # Whatever ends this thread, nobody is left waiting for it.
             with self._ready:
                 self._stopping = True
-            self._fail_waiting(EngineFault("the engine thread ended"))
+            self._fail_all(EngineFault("the engine thread ended"))
+
+    def _step(self) -> bool:
+        """One batch; False when there is none to come. Idle, the thread holds no row, so no adapter either."""
+        picks = self._wait()
+        if picks:
+            self._run(picks)
+        return bool(picks)
 
     def _wait(self) -> list[Pick[Job]]:
         """The next batch; empty once the service stops and nothing waits."""
         with self._ready:
-            self._batch_started = None
+            self._running, self._batch_started = (), None
             while True:
                 if picks := self._scheduler.next_batch():
-                    self._batch_started = self._clock()
-                    self._metrics.queued_tokens.set(self._scheduler.queued_tokens)
+                    self._running, self._batch_started = picks, self._clock()
                     return picks
                 if self._stopping:
                     return []
@@ -92,6 +99,9 @@ class Runner:
         self._observe(picks, rows, started)
         try:
             outputs = self._engine.run(rows)
+            self._metrics.batch_seconds.observe(self._clock() - started)
+            for pick, output in zip(picks, outputs, strict=True):
+                pick.job.fill(pick.row, output)
         except Exception as error:  # whatever it is, it ends these jobs and no others
             log.exception("the engine failed on a batch of %d rows", len(rows))
             self._metrics.engine_faults.inc()
@@ -99,10 +109,6 @@ class Runner:
                 pick.job.fail(
                     EngineFault(f"the engine failed on the batch that held this request: {type(error).__name__}")
                 )
-            return
-        self._metrics.batch_seconds.observe(self._clock() - started)
-        for pick, output in zip(picks, outputs, strict=True):
-            pick.job.fill(pick.row, output)
 
     def _observe(self, picks: Sequence[Pick[Job]], rows: Sequence[Row], started: float) -> None:
         tokens = sum(len(row.tokens) for row in rows)
@@ -114,8 +120,9 @@ class Runner:
             if pick.row == 0:
                 self._metrics.queue_seconds.observe(started - pick.job.admitted)
 
-    def _fail_waiting(self, error: Exception) -> None:
+    def _fail_all(self, error: Exception) -> None:
+        """What waits, and what is in a batch that will never be answered."""
         with self._ready:
-            waiting = self._scheduler.drain()
-        for job in waiting:
+            left = [*self._scheduler.drain(), *(pick.job for pick in self._running)]
+        for job in left:
             job.fail(error)

@@ -12,7 +12,7 @@ class Waiting(Protocol):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Tokens of each row."""
+        """Tokens of each row; at least one row, each of at least one token, unless the job has ended."""
 
     def ended(self) -> bool:
         """Whether its remaining rows can be dropped."""
@@ -61,7 +61,9 @@ class Scheduler(Generic[J]):
                 is alone, so nothing that the service accepts in size is refused for ever.
         """
         entry = _Entry(job)
-        if self._entries and self.queued_tokens + entry.left > self._queue_tokens:
+        if self._too_much(entry):
+            self._drop_ended()  # work that was given up turns no other away
+        if self._too_much(entry):
             raise Overloaded(
                 f"{self.queued_tokens} tokens are waiting; {entry.left} more would pass the limit, {self._queue_tokens}"
             )
@@ -71,14 +73,15 @@ class Scheduler(Generic[J]):
     def next_batch(self) -> list[Pick[J]]:
         """Takes the rows to run now out of the queue; empty only when nothing waits.
 
-        The batch stays within the token budget, unless a single row is larger than it.
+        The batch stays within the token budget, unless a single row is larger than it. A job that has ended meanwhile
+        is dropped when its turn comes.
         """
         batch: list[Pick[J]] = []
         room = self._batch_tokens
         while self._entries:
             entry = self._entries[0]
             if entry.job.ended():
-                self._drop()
+                self.queued_tokens -= self._entries.popleft().left
                 continue
             taken = self._take_turn(entry, room, batch)
             if not taken:
@@ -112,5 +115,9 @@ class Scheduler(Generic[J]):
         self.queued_tokens -= taken
         return taken
 
-    def _drop(self) -> None:
-        self.queued_tokens -= self._entries.popleft().left
+    def _too_much(self, entry: _Entry[J]) -> bool:
+        return bool(self._entries) and self.queued_tokens + entry.left > self._queue_tokens
+
+    def _drop_ended(self) -> None:
+        self._entries = deque(entry for entry in self._entries if not entry.job.ended())
+        self.queued_tokens = sum(entry.left for entry in self._entries)

@@ -1,0 +1,124 @@
+"""A change is done on disk and in memory or, whatever step fails, on neither."""
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from service.engine.bank import Bank
+from service.engine.base_model import BaseModel
+from service.errors import BadStore
+from service.metrics import Metrics
+from service.registry.registry import Registry
+from service.registry.store import FolderStore, State
+from tests.registry.disks import FULL, held, served, trouble
+
+Reopen = Callable[[], Registry]
+
+CHANGES: dict[str, Callable[[Registry, list[bytes]], object]] = {
+    "upload": lambda registry, files: registry.upload("toy", files[3]),
+    "upload, not active": lambda registry, files: registry.upload("toy", files[3], activate=False),
+    "upload of a new task": lambda registry, files: registry.upload("new", files[3]),
+    "upload of a new task, not active": lambda registry, files: registry.upload("new", files[3], activate=False),
+    "upload of a retired task": lambda registry, files: registry.upload("old", files[3]),
+    "upload of a copied task": lambda registry, files: registry.upload("copied", files[3]),
+    "upload of known bytes": lambda registry, files: registry.upload("toy", files[0]),
+    "activate": lambda registry, files: registry.activate("toy", 1),
+    "delete": lambda registry, files: registry.delete("toy", 1),
+    "delete of a copied version": lambda registry, files: registry.delete("copied", 1),
+    "retire": lambda registry, files: registry.retire("toy"),
+}
+
+
+@pytest.fixture
+def lived_in(registry: Registry, reopen: Reopen, files: list[bytes], tmp_path: Path) -> Registry:
+    """A store with a bit of everything."""
+    for data in files[:3]:
+        registry.upload("toy", data)
+    registry.upload("old", files[0])
+    registry.retire("old")
+    for number in (1, 2):
+        (tmp_path / f"copied-{number}.safetensors").write_bytes(files[number])
+    return reopen()
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != "retire"])
+def test_a_change_that_fails_at_any_step_changes_nothing_and_can_be_repeated(
+    lived_in: Registry, reopen: Reopen, files: list[bytes], change: str
+) -> None:
+    before = state(lived_in)
+    for step in count():
+        with trouble(step, FULL):
+            try:
+                CHANGES[change](lived_in, files)
+            except BadStore:
+                assert state(lived_in) == state(reopen()) == before
+            else:
+                break
+    assert step >= 5
+    assert state(lived_in) == state(reopen()) != before
+
+
+def test_a_retirement_that_fails_at_any_step_leaves_disk_and_memory_of_one_mind_and_can_be_repeated(
+    lived_in: Registry, reopen: Reopen, files: list[bytes]
+) -> None:
+    failures = 0
+    for step in count():
+        for data in files[:3]:
+            lived_in.upload("toy", data)
+        with trouble(step, FULL) as disk:
+            try:
+                lived_in.retire("toy")
+            except BadStore:
+                failures += 1
+        assert state(lived_in) == state(reopen())
+        lived_in.retire("toy")
+        assert state(lived_in) == state(reopen())
+        if not disk.failed:
+            break
+    assert failures >= 10
+
+
+def state(registry: Registry) -> tuple[object, object]:
+    return served(registry), held(registry, "toy", "new", "old", "copied")
+
+
+class DeadStore(FolderStore):
+    """Writes and removes nothing any more, from the step numbered `fails_from` on."""
+
+    fails_from = 10**9
+
+    def _step(self) -> None:
+        self.fails_from -= 1
+        if self.fails_from < 0:
+            raise BadStore("the disk is gone")
+
+    def write(self, task: str, version: int, data: bytes) -> None:
+        self._step()
+        super().write(task, version, data)
+
+    def write_state(self, task: str, state: State) -> None:
+        self._step()
+        super().write_state(task, state)
+
+    def remove(self, task: str, version: int) -> None:
+        self._step()
+        super().remove(task, version)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("step", range(4))
+def test_a_disk_that_stays_dead_leaves_the_same_served_by_memory_and_by_disk(
+    lived_in: Registry, tiny_base: BaseModel, reopen: Reopen, files: list[bytes], tmp_path: Path, change: str, step: int
+) -> None:
+    store = DeadStore(tmp_path)
+    registry = Registry(tiny_base, store, Bank(), Metrics())
+    registry.open()
+    before = served(registry)
+    store.fails_from = step
+    try:
+        CHANGES[change](registry, files)
+    except BadStore:
+        assert served(registry) == before or change == "retire"
+    assert served(registry) == served(reopen())

@@ -1,0 +1,360 @@
+"""The runner: batches form without a timer, a fault stays in its batch, and every job ends."""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from threading import Barrier, Thread
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.bank import Resident, bare_resident
+from service.engine.base_model import BaseModel
+from service.engine.engine import Engine, Row
+from service.errors import EngineFault, Overloaded, RootstockError, Stopping
+from service.metrics import Metrics
+from service.serving.jobs import Job
+from service.serving.runner import Runner
+from service.serving.scheduler import Scheduler
+from service.tasks import Floats
+from tests.serving.fakes import TIMEOUT, FakeEngine, numbered
+from tests.tiny import alone, make_resident, random_row
+
+Answer = Future[list[Floats]]
+
+
+class Service:
+    """A runner over a fake engine, its metrics, and a clock that stands until it is moved."""
+
+    def __init__(self, resident: Resident, batch_tokens: int = 1000, queue_tokens: int = 10**6) -> None:
+        self.resident = resident
+        self.engine = FakeEngine()
+        self.metrics = Metrics()
+        self.now = 100.0
+        scheduler = Scheduler[Job](batch_tokens, queue_tokens)
+        self.runner = Runner(self.engine, scheduler, self.metrics, clock=lambda: self.now)
+
+    def submit(self, *numbers: int, length: int = 4) -> Answer:
+        return self.runner.submit([numbered(self.resident, number, length) for number in numbers])
+
+    def hold(self, *numbers: int) -> Answer:
+        """Submits rows and keeps the engine busy with them until `engine.open` is set."""
+        self.engine.open.clear()
+        held = self.submit(*numbers)
+        self.engine.wait_for_batch()
+        return held
+
+    def close(self) -> None:
+        self.engine.open.set()
+        self.runner.stop(TIMEOUT)
+
+    def sample(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"rootstock_{name}")
+
+
+@pytest.fixture(scope="module")
+def bare(tiny_base: BaseModel) -> Resident:
+    return bare_resident(tiny_base)
+
+
+@pytest.fixture
+def service(bare: Resident) -> Iterator[Service]:
+    """Batches hold all that waits."""
+    service = Service(bare)
+    service.runner.start()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def narrow(bare: Resident) -> Iterator[Service]:
+    """Batches hold one row."""
+    service = Service(bare, batch_tokens=4)
+    service.runner.start()
+    yield service
+    service.close()
+
+
+def numbers(answer: Answer) -> list[int]:
+    return [int(output[0]) for output in answer.result(TIMEOUT)]
+
+
+def fault(answer: Answer) -> BaseException | None:
+    return answer.exception(TIMEOUT)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = monotonic() + TIMEOUT
+    while not condition():
+        assert monotonic() < end
+        sleep(0.001)
+
+
+def refuses(service: Service) -> bool:
+    try:
+        service.submit(0)
+    except Stopping:
+        return True
+    return False
+
+
+def test_two_requests_at_once_on_an_idle_service_are_both_answered(service: Service) -> None:
+    start, answers = Barrier(2), {}
+
+    def request(number: int) -> None:
+        start.wait(TIMEOUT)
+        answers[number] = numbers(service.submit(number))
+
+    callers = [Thread(target=request, args=(number,)) for number in (1, 2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(TIMEOUT)
+    assert answers == {1: [1], 2: [2]}
+
+
+def test_what_comes_during_a_batch_goes_together_in_the_next_one(service: Service) -> None:
+    first = service.hold(1)
+    others = [service.submit(2), service.submit(3, 4), service.submit(5)]
+    service.engine.open.set()
+    assert [numbers(answer) for answer in (first, *others)] == [[1], [2], [3, 4], [5]]
+    assert service.engine.batches == [[1], [2, 3, 4, 5]]
+
+
+def test_a_job_over_several_batches_is_answered_in_order(narrow: Service) -> None:
+    first = narrow.hold(0)
+    long, short = narrow.submit(5, 3, 8, 1), narrow.submit(2)
+    narrow.engine.open.set()
+    assert [numbers(answer) for answer in (first, long, short)] == [[0], [5, 3, 8, 1], [2]]
+    assert narrow.engine.batches == [[0], [5], [2], [3], [8], [1]]
+
+
+def test_a_job_without_rows_is_answered_at_once(service: Service) -> None:
+    assert service.submit().result(timeout=0) == []
+    assert numbers(service.submit(1)) == [1]
+
+
+def test_an_engine_that_raises_fails_the_jobs_of_that_batch_and_no_others(service: Service) -> None:
+    service.engine.faults[1] = RuntimeError("out of memory")
+    before = service.hold(1)
+    hit = [service.submit(2), service.submit(3)]
+    service.engine.open.set()
+    assert numbers(before) == [1]
+    for answer in hit:
+        with pytest.raises(EngineFault, match="the batch that held this request: RuntimeError"):
+            answer.result(TIMEOUT)
+    assert numbers(service.submit(4)) == [4]
+
+
+def test_the_rest_of_a_job_whose_batch_failed_is_not_run(narrow: Service) -> None:
+    narrow.engine.faults[2] = RuntimeError()
+    first = narrow.hold(0)
+    long = narrow.submit(1, 2, 3, 4)
+    narrow.engine.open.set()
+    assert isinstance(fault(long), EngineFault)
+    assert [numbers(first), numbers(narrow.submit(9))] == [[0], [9]]
+    assert narrow.engine.batches == [[0], [1], [2], [9]]
+
+
+def test_an_engine_that_forgets_a_row_fails_the_batch_and_not_the_service(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(service.engine, "run", lambda rows: [])
+        assert isinstance(fault(service.submit(1, 2)), EngineFault)
+    assert numbers(service.submit(3)) == [3]
+
+
+def test_a_request_that_is_cancelled_while_it_waits_is_not_run(service: Service) -> None:
+    first = service.hold(1)
+    cancelled, other = service.submit(2), service.submit(3)
+    assert cancelled.cancel()
+    service.engine.open.set()
+    assert [numbers(first), numbers(other)] == [[1], [3]]
+    assert service.engine.batches == [[1], [3]]
+
+
+def test_a_request_that_is_cancelled_in_its_batch_harms_nobody(bare: Resident) -> None:
+    service = Service(bare)
+    cancelled, beside = service.submit(1), service.submit(2)
+    service.engine.open.clear()
+    service.runner.start()
+    service.engine.wait_for_batch()
+    assert cancelled.cancel()
+    service.engine.open.set()
+    assert [numbers(beside), numbers(service.submit(3))] == [[2], [3]]
+    assert service.engine.batches == [[1, 2], [3]]
+    service.close()
+
+
+def test_a_full_queue_refuses_and_still_answers_what_it_holds(bare: Resident) -> None:
+    service = Service(bare, queue_tokens=8)
+    held = [service.submit(1), service.submit(2)]
+    with pytest.raises(Overloaded):
+        service.submit(3)
+    service.runner.start()
+    assert [numbers(answer) for answer in held] == [[1], [2]]
+    service.close()
+
+
+def test_a_stop_answers_what_waits_and_takes_nothing_new(narrow: Service) -> None:
+    admitted = [narrow.hold(1), narrow.submit(2, 3, 4), narrow.submit(5)]
+    stopper = Thread(target=narrow.runner.stop)
+    stopper.start()
+    until(lambda: refuses(narrow))
+    assert not any(answer.done() for answer in admitted)
+    narrow.engine.open.set()
+    stopper.join(TIMEOUT)
+    assert [numbers(answer) for answer in admitted] == [[1], [2, 3, 4], [5]]
+    assert refuses(narrow)
+
+
+def test_a_stop_waits_only_its_time_and_then_fails_what_is_left(service: Service) -> None:
+    running = service.hold(1)
+    waiting = service.submit(2)
+    service.runner.stop(timeout=0)
+    assert isinstance(running.exception(timeout=0), Stopping)
+    assert isinstance(waiting.exception(timeout=0), Stopping)
+
+
+def test_a_service_stopped_before_it_started_ends_what_waits(bare: Resident) -> None:
+    service = Service(bare)
+    waiting = service.submit(1)
+    service.runner.stop()
+    assert isinstance(waiting.exception(timeout=0), Stopping)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_if_the_thread_dies_every_job_ends_and_new_ones_are_refused(narrow: Service) -> None:
+    narrow.engine.faults[1] = SystemExit()
+    first = narrow.hold(1)
+    whole, part, waiting = narrow.submit(2), narrow.submit(3, 4), narrow.submit(5)
+    narrow.engine.open.set()
+    assert numbers(first) == [1]
+    assert [type(fault(answer)) for answer in (whole, part, waiting)] == [EngineFault] * 3
+    assert refuses(narrow)
+    until(lambda: narrow.runner.busy_seconds() is None)
+
+
+def test_busy_seconds_tell_idle_busy_and_dead(bare: Resident) -> None:
+    service = Service(bare)
+    assert service.runner.busy_seconds() is None
+    service.runner.start()
+    assert service.runner.busy_seconds() == 0
+    answer = service.hold(1)
+    service.now += 7
+    assert service.runner.busy_seconds() == 7
+    service.engine.open.set()
+    assert numbers(answer) == [1]
+    until(lambda: service.runner.busy_seconds() == 0)
+    service.close()
+    assert service.runner.busy_seconds() is None
+
+
+def test_the_metrics_count_rows_tokens_tasks_and_seconds(service: Service, tiny_base: BaseModel) -> None:
+    other = make_resident(tiny_base)
+    first = service.hold(1)
+    second = service.runner.submit(
+        [numbered(service.resident, 2, length=5), numbered(other, 3, length=6), numbered(other, 4, length=7)]
+    )
+    assert service.sample("queued_tokens") == 18
+    service.now += 2
+    service.engine.open.set()
+    assert [numbers(first), numbers(second)] == [[1], [2, 3, 4]]
+    assert service.sample("queued_tokens") == 0
+    assert service.sample("tokens_total") == 22
+    assert (service.sample("batch_tokens_count"), service.sample("batch_tokens_sum")) == (2, 22)
+    assert (service.sample("batch_rows_count"), service.sample("batch_rows_sum")) == (2, 4)
+    assert (service.sample("batch_tasks_count"), service.sample("batch_tasks_sum")) == (2, 3)
+    assert (service.sample("batch_seconds_count"), service.sample("batch_seconds_sum")) == (2, 2)
+    assert (service.sample("queue_seconds_count"), service.sample("queue_seconds_sum")) == (2, 2)
+    assert service.sample("engine_faults_total") == 0
+
+
+def test_the_metrics_count_a_jobs_wait_once_and_its_fault(narrow: Service) -> None:
+    narrow.engine.faults[1] = RuntimeError()
+    assert isinstance(fault(narrow.submit(1, 2, 3)), EngineFault)
+    assert numbers(narrow.submit(4)) == [4]
+    assert narrow.sample("engine_faults_total") == 1
+    assert narrow.sample("queue_seconds_count") == 2
+
+
+def test_nothing_that_stopped_is_counted_as_waiting(service: Service) -> None:
+    service.hold(1)
+    service.submit(2)
+    assert service.sample("queued_tokens") == 4
+    service.runner.stop(timeout=0)
+    assert service.sample("queued_tokens") == 0
+
+
+def test_an_idle_runner_keeps_no_adapter_in_memory(service: Service, tiny_base: BaseModel) -> None:
+    resident = make_resident(tiny_base)
+    gone = weakref.ref(resident)
+    assert numbers(service.runner.submit([numbered(resident, 1)])) == [1]
+    until(lambda: service.runner.busy_seconds() == 0)
+    del resident
+    gc.collect()
+    assert gone() is None
+
+
+def test_mixed_requests_get_what_they_would_get_alone(tiny_base: BaseModel) -> None:
+    engine = Engine(tiny_base)
+    residents = [
+        make_resident(tiny_base, seed=1),
+        make_resident(tiny_base, seed=2, kind="regression"),
+        bare_resident(tiny_base),
+    ]
+    requests = [
+        [Row(random_row(5 + seed, seed), resident) for seed in range(6)] for resident in residents for _ in range(2)
+    ]
+    runner = Runner(engine, Scheduler[Job](64, 10**6), Metrics())
+    answers = [runner.submit(rows) for rows in requests]
+    runner.start()
+    for rows, answer in zip(requests, answers, strict=True):
+        for row, output in zip(rows, answer.result(TIMEOUT), strict=True):
+            np.testing.assert_allclose(output, alone(engine, row), rtol=1e-4, atol=1e-4)
+    runner.stop(TIMEOUT)
+
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("submit"), st.integers(1, 6)),
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.sampled_from(["hold", "release"]), st.just(0)),
+    st.tuples(st.sampled_from(["fault", "fault", "die", "stop"]), st.integers(0, 3)),
+)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@given(st.lists(ACTIONS, max_size=30))
+def test_every_job_ends(bare: Resident, actions: Sequence[tuple[str, int]]) -> None:
+    service = Service(bare, batch_tokens=12, queue_tokens=80)
+    service.runner.start()
+    admitted: dict[Answer, list[int]] = {}
+    for place, (action, number) in enumerate(actions):
+        if action == "submit":
+            rows = list(range(100 * place, 100 * place + number))
+            try:
+                admitted[service.submit(*rows)] = rows
+            except Overloaded:
+                continue
+        elif action == "cancel" and number < len(admitted):
+            list(admitted)[number].cancel()
+        elif action == "hold":
+            service.engine.open.clear()
+        elif action == "release":
+            service.engine.open.set()
+        elif action == "fault":
+            service.engine.faults[len(service.engine.batches) + number] = RuntimeError()
+        elif action == "die":
+            service.engine.faults[len(service.engine.batches) + number] = SystemExit()
+        elif action == "stop":
+            service.runner.stop(timeout=0)
+    service.close()
+    for answer, rows in admitted.items():
+        assert answer.done()
+        if not answer.cancelled():
+            assert isinstance(fault(answer), RootstockError) or numbers(answer) == rows
