@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,20 +15,30 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.client import DEFAULT_URL, Client
-from service.errors import BadData, RootstockError
+from service.errors import BadAdapter, BadData, BadInput, RootstockError
 from service.settings import Settings, environment_name
+
+MAX_LAYERS = 1000  # what `inspect` believes of a base that it cannot see
 
 _url_option = click.option("--url", envvar="ROOTSTOCK_URL", default=DEFAULT_URL, show_default=True, show_envvar=True)
 
 
 class _Program(click.Group):
-    """Our errors end a command with their sentence, not with a stack of calls."""
+    """Errors that a caller can cause end a command with a sentence, not with a stack of calls."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except RootstockError as error:
             raise click.ClickException(error.detail) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise click.ClickException(": ".join(filter(None, (place, first["msg"])))) from error
+        except OSError as error:
+            if error.filename is None:  # a closed pipe, say: click's own business
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -61,11 +72,9 @@ def serve(**options: Any) -> None:
     from service.api.app import create_app
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        settings = Settings(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise click.ClickException(f"setting {first['loc'][0]}: {first['msg']}") from error
+    # uvicorn takes the signal, answers what is in flight, and raises it again; then this ends the program.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    settings = Settings(**options)
     app = create_app(settings)
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="info", access_log=False)
 
@@ -94,13 +103,20 @@ def push(file: Path, task: str | None, activate: bool, url: str) -> None:
 @_url_option
 def predict(task: str, texts: tuple[str, ...], pair: str | None, top_k: int, url: str) -> None:
     """Answer TEXTS (or the lines of standard input) with TASK; one JSON object a line."""
-    given = list(texts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    given = list(texts) or _lines()
     if not given:
         raise click.UsageError("no text given")
     inputs = given if pair is None else [{"text": text, "text_pair": pair} for text in given]
     with Client(url) as client:
         for answer in client.predict(task, inputs, top_k=top_k):
             click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+def _lines() -> list[str]:
+    try:
+        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise BadInput("standard input is not UTF-8") from error
 
 
 @main.command()
@@ -123,10 +139,10 @@ def tasks(url: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
     """Show what an adapter FILE says of itself, and whether it holds together."""
-    from service.adapters.file import digest, read_header
+    from service.adapters.file import digest
 
     data = file.read_bytes()
-    header = read_header(data)
+    header = _whole(data)
     manifest = header.manifest
     if as_json:
         click.echo(manifest.model_dump_json(indent=2, exclude_none=True))
@@ -147,6 +163,23 @@ def inspect(file: Path, as_json: bool) -> None:
     for name, value in rows.items():
         if value:
             click.echo(f"{name:<12} {value}")
+
+
+def _whole(data: bytes) -> Any:
+    """The header of a file whose tensors are those that its manifest promises, for the base that it names."""
+    import torch
+
+    from service.adapters.file import check_shapes, read_header, read_tensors
+    from service.adapters.methods import Dims
+    from service.tasks import expected_shapes
+
+    header = read_header(data)
+    base = header.manifest.base
+    if base.layers > MAX_LAYERS:
+        raise BadAdapter(f"manifest: base.layers is {base.layers}; no base has more than {MAX_LAYERS}")
+    check_shapes(header.shapes, expected_shapes(header.manifest, Dims(base.layers, base.hidden_size)))
+    read_tensors(data, torch.float32)
+    return header
 
 
 def _facts(trained: Any) -> str:
@@ -232,6 +265,9 @@ def train(training: Path, **options: Any) -> None:
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     plan = _plan(training, options)
+    for folder in (options["out"], options["report"] and options["report"].parent):
+        if folder:  # made now: a folder that cannot be is no news for after the training
+            folder.mkdir(parents=True, exist_ok=True)
     base = load_base(options["base_model"] or DEFAULT_BASE)
     bar = _Bar(plan.task)
     try:
@@ -244,12 +280,10 @@ def train(training: Path, **options: Any) -> None:
         click.echo(f"{report['metric']}: {report['test']:.4f} on test")
     click.echo(f"trained {report['trained_parameters']:,} parameters, {report['share_of_base']:.2%} of the base")
     if outcome.file is not None:
-        options["out"].mkdir(parents=True, exist_ok=True)
         path = options["out"] / f"{plan.task}-1.safetensors"
         path.write_bytes(outcome.file)
         click.echo(f"wrote {path} ({len(outcome.file) / 1e6:.2f} MB); serve it with: rootstock push {path}")
     if options["report"]:
-        options["report"].parent.mkdir(parents=True, exist_ok=True)
         options["report"].write_text(json.dumps(report, indent=2) + "\n")
 
 
@@ -279,7 +313,7 @@ def _golden(path: Path) -> list[Any]:
     from service.adapters.manifest import Input
 
     inputs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             inputs.append(Input.model_validate_json(line))
         except ValidationError as error:

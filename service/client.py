@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx2
 
 from service.errors import (
     BadAdapter,
     BadInput,
+    BadStore,
     Conflict,
     EngineFault,
     Overloaded,
@@ -28,6 +30,7 @@ ERRORS: dict[str, type[RootstockError]] = {
     for error in (
         BadAdapter,
         BadInput,
+        BadStore,
         Conflict,
         EngineFault,
         Overloaded,
@@ -47,7 +50,10 @@ class Client:
     """
 
     def __init__(self, url: str = DEFAULT_URL, timeout: float = 60.0) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=timeout)
+        try:
+            self._http = httpx2.Client(base_url=url, timeout=timeout)
+        except httpx2.InvalidURL as error:
+            raise ServiceUnreachable(f"{url} is no address: {error}") from error
         self._url = url
 
     def predict(
@@ -55,30 +61,32 @@ class Client:
     ) -> list[dict[str, Any]]:
         """One prediction per input; `parameters` as the API has them: top_k, truncate, version."""
         body = {"inputs": inputs, "parameters": parameters}
-        predictions: list[dict[str, Any]] = self._json("POST", f"/predict/{task}", json=body)["predictions"]
+        answer = self._object("predictions", "POST", f"/predict/{_quoted(task)}", json=body)
+        predictions: list[dict[str, Any]] = answer["predictions"]
         return predictions
 
     def push(self, task: str, file: bytes | Path, activate: bool = True) -> dict[str, Any]:
         """Uploads an adapter file; returns the version it has become, or already is."""
         data = file.read_bytes() if isinstance(file, Path) else file
-        answer: dict[str, Any] = self._json(
+        return self._object(
+            "version",
             "PUT",
-            f"/adapters/{task}",
+            f"/adapters/{_quoted(task)}",
             content=data,
             params={"activate": str(activate).lower()},
             headers={"Content-Type": "application/octet-stream"},
         )
-        return answer
 
     def tasks(self) -> list[dict[str, Any]]:
         """What is served."""
-        tasks: list[dict[str, Any]] = self._json("GET", "/tasks")
+        tasks = self._json("GET", "/tasks")
+        if not isinstance(tasks, list):
+            raise self._foreign("no list of tasks")
         return tasks
 
     def stats(self) -> dict[str, Any]:
         """|w|, Σ|v| and what they come to."""
-        stats: dict[str, Any] = self._json("GET", "/stats")
-        return stats
+        return self._object("base", "GET", "/stats")
 
     def close(self) -> None:
         self._http.close()
@@ -91,15 +99,37 @@ class Client:
     ) -> None:
         self.close()
 
+    def _object(self, key: str, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        """An answer that has `key`, as all of ours do."""
+        answer = self._json(method, path, **arguments)
+        if not isinstance(answer, dict) or key not in answer:
+            raise self._foreign(f"JSON without {key}")
+        return answer
+
     def _json(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             response = self._http.request(method, path, **arguments)
-            answer = response.json()
         except httpx2.HTTPError as error:
             raise ServiceUnreachable(f"no answer from {self._url}: {error}") from error
+        except ValueError as error:  # a lone surrogate, a number that is none
+            raise BadInput(f"this cannot be sent as JSON: {error}") from error
+        try:
+            answer = response.json()
         except ValueError as error:
-            raise ServiceUnreachable(f"{self._url} answered {response.status_code} without JSON") from error
+            raise self._foreign(f"{response.status_code} without JSON") from error
         if response.is_success:
             return answer
-        detail, code = str(answer.get("detail", answer)), str(answer.get("code"))
-        raise ERRORS.get(code, RootstockError)(detail)
+        if not isinstance(answer, dict) or "code" not in answer:
+            raise self._foreign(f"{response.status_code} without a code")
+        refusal = ERRORS.get(str(answer["code"]), RootstockError)(str(answer.get("detail", answer)))
+        retry_after = response.headers.get("Retry-After", "")
+        if isinstance(refusal, Overloaded) and retry_after.isdecimal():
+            refusal.retry_after = float(retry_after)
+        raise refusal
+
+    def _foreign(self, what: str) -> ServiceUnreachable:
+        return ServiceUnreachable(f"{self._url} answered {what}; that is no Rootstock")
+
+
+def _quoted(task: str) -> str:
+    return quote(task, safe="", errors="replace")

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.body import body_schema, read_file, read_json
 from service.api.schemas import ActivateRequest, AdapterAnswer, Problem, TaskAnswer, VersionAnswer
 from service.api.services import Services, ServicesHere
+from service.engine.bank import Resident
 from service.errors import RootstockError, UnknownTask
 from service.registry.registry import Task, Version
 
@@ -22,14 +23,16 @@ FILE_BODY = {
 
 @router.get("/tasks", summary="What is served")
 async def tasks(services: ServicesHere) -> list[TaskAnswer]:
-    return [_task_answer(services, name) for name in services.registry.names()]
+    found = ((name, _served(services, name)) for name in services.registry.names())
+    return [_task_answer(name, resident) for name, resident in found if resident is not None]  # None: just retired
 
 
 @router.get("/tasks/{task}", summary="One served task")
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
-    if task not in services.registry.names():
+    resident = _served(services, task)
+    if resident is None:
         raise UnknownTask(f"task {task!r} is not served")
-    return _task_answer(services, task)
+    return _task_answer(task, resident)
 
 
 @router.put(
@@ -113,10 +116,14 @@ def _version_answer(task: Task, version: Version) -> VersionAnswer:
     )
 
 
-def _task_answer(services: Services, name: str) -> TaskAnswer:
-    resident = services.registry.ready(name)
-    if resident is None:
-        raise UnknownTask(f"task {name!r} is not served")
+def _served(services: Services, name: str) -> Resident | None:
+    try:
+        return services.registry.ready(name)
+    except RootstockError:
+        return None
+
+
+def _task_answer(name: str, resident: Resident) -> TaskAnswer:
     manifest = resident.manifest
     return TaskAnswer(
         task=name,

@@ -4,7 +4,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
+from service.api.schemas import FORMS
 from service.errors import BadInput, TooLarge, UnsupportedMedia
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,35 +41,54 @@ async def read_file(request: Request, limit: int) -> bytes:
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
-    """The body; no more than `limit` of it is ever held."""
+    """The body; no more than `limit` of it is ever held.
+
+    Raises:
+        TooLarge
+        BadInput: the body does not arrive whole, or its length is no number.
+    """
     too_large = TooLarge(f"the body has more than {limit} bytes, the most that is read here")
-    if int(request.headers.get("content-length") or 0) > limit:
-        raise too_large
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
+    try:
+        if int(request.headers.get("content-length") or 0) > limit:
             raise too_large
+    except ValueError as error:
+        raise BadInput("Content-Length is not a number") from error
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise BadInput("the caller left before the body was whole") from error
     return bytes(data)
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI of a body that `read_json` reads."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    """OpenAPI of a body that `read_json` reads. Parts stand where they are used: FastAPI would not define them."""
+    schema = model.model_json_schema()
+    inlined = _inline(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
 
 
 def describe(error: ValidationError) -> str:
     """The first thing that is wrong, with its place in the body."""
     first = error.errors(include_url=False)[0]
-    # Tags of the input's form are our words, not the caller's.
-    place = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in first["loc"]
-        if part not in ("one", "many", "text", "object") or part == first["loc"][-1]
-    )
+    # The forms' names are our words, not the caller's.
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"] if part not in FORMS)
     return f"{place.lstrip('.') + ': ' if place else ''}{first['msg']}"
+
+
+def _inline(part: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_inline(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        part = definitions[part["$ref"].rpartition("/")[2]] | {
+            name: value for name, value in part.items() if name != "$ref"
+        }
+    return {name: _inline(value, definitions) for name, value in part.items()}
 
 
 def _expect(request: Request, media: str) -> None:

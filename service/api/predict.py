@@ -118,7 +118,8 @@ async def _tokenize(
 
 
 def _decode(task: str, resident: Resident, raw: Floats, parameters: Parameters) -> dict[str, Any]:
-    prediction = resident.kind.decode(resident.manifest, raw, parameters.top_k)
+    with np.errstate(all="ignore"):  # judged by what comes out
+        prediction = resident.kind.decode(resident.manifest, raw, parameters.top_k)
     if not (np.isfinite(raw).all() and np.isfinite(prediction.outputs).all()):
         raise EngineFault(f"task {task} version {resident.version} put out a value that is not a finite number")
     return prediction.answer

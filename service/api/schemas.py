@@ -18,18 +18,26 @@ class TextInput(_Request):
     text_pair: str | None = None
 
 
-def _input_form(value: Any) -> str:
-    return "text" if isinstance(value, str) else "object"
+# Inputs are told apart by form, so that an error speaks of what was sent and not of every alternative.
+FORMS = TEXT, OBJECT, ONE, MANY = "as text", "as object", "as one", "as many"
+
+
+def _input_form(value: Any) -> str | None:
+    return TEXT if isinstance(value, str) else OBJECT if isinstance(value, dict) else None
 
 
 def _inputs_form(value: Any) -> str:
-    return "many" if isinstance(value, list) else "one"
+    return MANY if isinstance(value, list) else ONE
 
 
-# Told apart by form, so that an error speaks of what was sent and not of every alternative.
-OneInput = Annotated[Annotated[str, Tag("text")] | Annotated[TextInput, Tag("object")], Discriminator(_input_form)]
+OneInput = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[TextInput, Tag(OBJECT)],
+    Discriminator(
+        _input_form, custom_error_type="input_form", custom_error_message="An input is a text or {text, text_pair}"
+    ),
+]
 Inputs = Annotated[
-    Annotated[OneInput, Tag("one")] | Annotated[list[OneInput], Field(min_length=1), Tag("many")],
+    Annotated[OneInput, Tag(ONE)] | Annotated[list[OneInput], Field(min_length=1), Tag(MANY)],
     Discriminator(_inputs_form),
 ]
 

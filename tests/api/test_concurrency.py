@@ -1,0 +1,309 @@
+"""Many callers at once, and callers and engines that fail: nobody harms a neighbour, and every request ends."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from starlette.types import Message
+
+from service.adapters.file import write_adapter
+from service.adapters.manifest import KindName
+from service.engine.base_model import BaseModel
+from service.engine.engine import Engine, Row
+from service.tasks import Floats
+from tests.api.harness import Harness, assert_problem, harness
+from tests.tiny import make_adapter, make_manifest, make_tensors
+
+TEXTS = ["good film", "the dog and the cat", "never again!", "a very large and very red book", "rain, sun", "x"]
+PATIENCE = 30.0  # seconds; only a failing test waits so long
+
+
+class Gate:
+    """Holds the engine before each batch until it is opened."""
+
+    def __init__(self, run: Callable[[Engine, Sequence[Row]], list[Floats]]) -> None:
+        self._run = run
+        self._entered = threading.Semaphore(0)
+        self._opened = threading.Event()
+        self.rows = 0  # that have gone through
+
+    def run(self, engine: Engine, rows: Sequence[Row]) -> list[Floats]:
+        self._entered.release()
+        assert self._opened.wait(PATIENCE)
+        self.rows += len(rows)
+        return self._run(engine, rows)
+
+    def wait_for_a_batch(self) -> None:
+        assert self._entered.acquire(timeout=PATIENCE)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(Engine.run)
+    monkeypatch.setattr(Engine, "run", lambda engine, rows: gate.run(engine, rows))
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def callers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(40) as callers:
+        yield callers
+
+
+@pytest.fixture
+def mixed(service: Harness, tiny_base: BaseModel) -> Harness:
+    """A service of several tasks of every kind."""
+    for seed, labels in enumerate([("no", "yes"), ("red", "green", "blue"), ("a", "b", "c", "d", "e")]):
+        service.upload(f"labels-{seed}", make_adapter(tiny_base, labels=labels, seed=seed))
+    service.upload("grade", make_adapter(tiny_base, kind="regression", seed=7))
+    return service
+
+
+def numbers(prediction: Any) -> list[float]:
+    """All that a prediction says, in an order that does not depend on it."""
+    if "scores" in prediction:
+        return [entry["score"] for entry in sorted(prediction["scores"], key=lambda entry: str(entry["label"]))]
+    return list(prediction.get("embedding") or [prediction["value"]])
+
+
+def sample(service: Harness, name: str, **labels: str) -> float:
+    return service.services.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < give_up
+        sleep(0.001)
+
+
+def queued(service: Harness) -> float:
+    return sample(service, "rootstock_queued_tokens")
+
+
+def test_32_callers_who_share_batches_get_what_they_get_alone(
+    mixed: Harness, callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = list(mixed.tasks())
+    wanted = [(tasks[number % len(tasks)], TEXTS[number % len(TEXTS)]) for number in range(32)]
+    alone = {(task, text): mixed.answers(task, text)[0] for task, text in wanted}
+    tokens = {text: mixed.predict("embedding", text).json()["usage"]["tokens"] for text in TEXTS}
+    before = sample(mixed, "rootstock_batch_rows_count")
+    gate = Gate(Engine.run)
+    monkeypatch.setattr(Engine, "run", lambda engine, rows: gate.run(engine, rows))
+
+    together = [callers.submit(mixed.answers, task, text) for task, text in wanted[:1]]
+    gate.wait_for_a_batch()
+    together += [callers.submit(mixed.answers, task, text) for task, text in wanted[1:]]
+    wait_until(lambda: queued(mixed) == sum(tokens[text] for _, text in wanted[1:]))
+    gate.open()
+
+    for (task, text), future in zip(wanted, together, strict=True):
+        np.testing.assert_allclose(numbers(future.result()[0]), numbers(alone[task, text]), rtol=1e-4, atol=1e-4)
+    assert sample(mixed, "rootstock_batch_rows_count") - before == 2  # one alone, then 31 in one batch
+
+
+def test_32_callers_who_come_and_go_get_what_they_get_alone(mixed: Harness, callers: ThreadPoolExecutor) -> None:
+    tasks = list(mixed.tasks())
+    alone = {(task, text): numbers(mixed.answers(task, text)[0]) for task in tasks for text in TEXTS}
+
+    def call(caller: int) -> None:
+        for turn in range(6):
+            task, first = tasks[(caller + turn) % len(tasks)], caller % len(TEXTS)
+            texts = [*TEXTS[first:], *TEXTS[:first]][: 1 + turn % 3]
+            for text, prediction in zip(texts, mixed.answers(task, texts), strict=True):
+                np.testing.assert_allclose(numbers(prediction), alone[task, text], rtol=1e-4, atol=1e-4)
+
+    for future in [callers.submit(call, caller) for caller in range(32)]:
+        future.result()
+
+
+def test_uploads_among_requests_fail_none_and_are_served_at_once(
+    service: Harness, tiny_base: BaseModel, callers: ThreadPoolExecutor
+) -> None:
+    versions = range(1, 6)
+    expected = {}
+    for version in versions:  # what each version answers, asked for while it is all alone
+        service.upload("trial", make_adapter(tiny_base, seed=version))
+        expected[version] = numbers(service.answers("trial", TEXTS[0])[0])
+    service.upload("mood", make_adapter(tiny_base, seed=1))
+    done = threading.Event()
+
+    def call() -> set[int]:
+        seen = set()
+        while not done.is_set():
+            response = service.predict("mood", TEXTS[0])
+            assert response.status_code == 200, response.text
+            answer = response.json()
+            np.testing.assert_allclose(
+                numbers(answer["predictions"][0]), expected[answer["version"]], rtol=1e-4, atol=1e-4
+            )
+            seen.add(answer["version"])
+        return seen
+
+    calling = [callers.submit(call) for _ in range(8)]
+    try:
+        for version in versions[1:]:
+            assert service.upload("mood", make_adapter(tiny_base, seed=version)) == version
+            assert service.predict("mood", TEXTS[0]).json()["version"] == version
+    finally:
+        done.set()
+    assert set.union(*(future.result() for future in calling)) <= set(versions)
+
+
+def test_requests_in_flight_keep_the_version_they_came_for(
+    service: Harness, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor
+) -> None:
+    service.upload("mood", make_adapter(tiny_base, seed=1))
+    first = callers.submit(service.predict, "mood", "good film")
+    gate.wait_for_a_batch()
+    second = callers.submit(service.predict, "mood", "good film")
+    wait_until(lambda: queued(service) > 0)
+    service.upload("mood", make_adapter(tiny_base, seed=2))
+    assert service.http.delete("/adapters/mood/versions/1").status_code == 204
+    gate.open()
+    assert [first.result().json()["version"], second.result().json()["version"]] == [1, 1]
+    assert service.predict("mood", "good film").json()["version"] == 2
+
+
+def test_a_fault_of_the_engine_ends_its_request_and_no_other(
+    service: Harness, callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(engine: Engine, rows: Sequence[Row]) -> list[Floats]:
+        raise RuntimeError("the engine is out of order")
+
+    before = service.answers("embedding", "good film")
+    with monkeypatch.context() as patch:
+        gate = Gate(fail)
+        patch.setattr(Engine, "run", lambda engine, rows: gate.run(engine, rows))
+        failing = callers.submit(service.predict, "embedding", "good film")
+        gate.wait_for_a_batch()
+        waiting = callers.submit(service.answers, "embedding", "good film")
+        wait_until(lambda: queued(service) > 0)
+        patch.undo()
+        gate.open()
+        assert_problem(failing.result(), 500, "engine_fault", "the batch that held this request: RuntimeError")
+        assert "out of order" not in failing.result().text  # that is for the log
+    assert waiting.result() == service.answers("embedding", "good film") == before
+    assert sample(service, "rootstock_engine_faults_total") == 1
+    assert sample(service, "rootstock_requests_total", task="embedding", outcome="engine_fault") == 1
+    assert service.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_an_answer_that_is_no_number_is_a_fault(service: Harness, tiny_base: BaseModel, kind: KindName) -> None:
+    manifest = make_manifest(tiny_base, kind=kind)
+    tensors = make_tensors(tiny_base, manifest)
+    tensors["head.weight"] = torch.full_like(tensors["head.weight"], 3e38)  # finite, until they are added up
+    service.upload("big", write_adapter(manifest, tensors, torch.float32))
+    service.upload("mood", make_adapter(tiny_base))
+    before = service.answers("mood", "good film")
+    response = service.predict("big", "good film")
+    assert_problem(response, 500, "engine_fault", "task big version 1 put out a value that is not a finite number")
+    assert service.answers("mood", "good film") == before
+
+
+def test_a_full_queue_refuses_with_the_time_to_come_back(
+    tmp_path: Path, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor
+) -> None:
+    with harness(tmp_path, tiny_base, queue_tokens=10) as service:
+        running = callers.submit(service.answers, "embedding", "good film")
+        gate.wait_for_a_batch()
+        waiting = callers.submit(service.answers, "embedding", "good " * 7)
+        wait_until(lambda: queued(service) == 9)
+        refused = service.predict("embedding", "good film")
+        assert_problem(refused, 503, "overloaded", "9 tokens are waiting; 4 more would pass the limit, 10")
+        assert int(refused.headers["Retry-After"]) >= 1
+        gate.open()
+        assert len(running.result()) == len(waiting.result()) == 1
+        assert service.answers("embedding", "good film") == running.result()
+        assert sample(service, "rootstock_requests_total", task="embedding", outcome="overloaded") == 1
+
+
+def test_a_caller_who_gives_up_costs_nobody_anything(service: Harness, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    running = callers.submit(service.answers, "embedding", "good film")
+    gate.wait_for_a_batch()
+    gone = call_in_the_loop(service, b'{"inputs": ["gone", "gone"]}')
+    wait_until(lambda: queued(service) > 0)
+    waiting = callers.submit(service.answers, "embedding", "never again")
+    gone.cancel()
+    wait_until(lambda: sample(service, "rootstock_requests_total", task="embedding", outcome="cancelled") == 1)
+    gate.open()
+    assert len(running.result()) == len(waiting.result()) == 1
+    assert gate.rows == 2  # what nobody waits for is not run
+    assert queued(service) == 0
+    assert service.answers("embedding", "good film") == running.result()
+
+
+def test_a_caller_who_gives_up_while_the_engine_works_harms_no_batch(
+    service: Harness, gate: Gate, callers: ThreadPoolExecutor
+) -> None:
+    gone = call_in_the_loop(service, b'{"inputs": "gone"}')
+    gate.wait_for_a_batch()
+    waiting = callers.submit(service.answers, "embedding", "never again")
+    gone.cancel()
+    gate.open()
+    assert len(waiting.result()) == 1
+    assert sample(service, "rootstock_engine_faults_total") == 0
+
+
+def test_a_stopping_service_answers_what_it_has_and_refuses_the_rest(
+    tmp_path: Path, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor
+) -> None:
+    with harness(tmp_path, tiny_base, queue_tokens=1) as service:
+        running = callers.submit(service.answers, "embedding", "good film")
+        gate.wait_for_a_batch()
+        waiting = callers.submit(service.answers, "embedding", "never again")
+        wait_until(lambda: queued(service) > 0)
+        stopping = callers.submit(service.services.runner.stop)
+        wait_until(lambda: service.predict("embedding", "x").json()["code"] == "stopping")  # before: overloaded
+        refused = service.predict("embedding", "x")
+        assert_problem(refused, 503, "stopping", "takes no new work")
+        assert int(refused.headers["Retry-After"]) >= 1
+        gate.open()
+        stopping.result()
+        assert len(running.result()) == len(waiting.result()) == 1
+
+
+def test_a_service_that_cannot_wait_ends_what_it_has(service: Harness, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    calling = [callers.submit(service.predict, "embedding", "good film")]
+    gate.wait_for_a_batch()
+    calling.append(callers.submit(service.predict, "embedding", "never again"))
+    wait_until(lambda: queued(service) > 0)
+    service.services.runner.stop(timeout=0)
+    for call in calling:
+        assert_problem(call.result(), 503, "stopping", "the service stopped before")
+
+
+def call_in_the_loop(service: Harness, body: bytes) -> "Future[None]":
+    """A request as a task of the event loop, which a test may cancel as a server does."""
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict/embedding",
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+        "root_path": "",
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        pass
+
+    async def call() -> None:
+        await service.http.app(scope, receive, send)
+
+    assert service.http.portal is not None
+    return service.http.portal.start_task_soon(call)

@@ -1,0 +1,188 @@
+"""What those who run the service see: costs, health, metrics, and the documents of the API."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.api.schemas import ActivateRequest, PredictRequest
+from service.engine.base_model import BaseModel
+from service.serving.runner import Runner
+from tests.api.harness import JSON, Harness, assert_problem
+from tests.tiny import make_adapter
+
+ROUTES = {
+    ("post", "/predict/{task}"),
+    ("get", "/tasks"),
+    ("get", "/tasks/{task}"),
+    ("put", "/adapters/{task}"),
+    ("get", "/adapters/{task}"),
+    ("delete", "/adapters/{task}"),
+    ("get", "/adapters/{task}/versions/{version}"),
+    ("delete", "/adapters/{task}/versions/{version}"),
+    ("post", "/adapters/{task}/activate"),
+    ("get", "/stats"),
+    ("get", "/healthz"),
+    ("get", "/readyz"),
+    ("get", "/metrics"),
+}
+
+
+def samples(service: Harness) -> dict[tuple[str, ...], float]:
+    """Every sample of /metrics: (name, label values in the order of their names…) → value."""
+    families = text_string_to_metric_families(service.http.get("/metrics").text)
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_stats_add_up(service: Harness, tiny_base: BaseModel) -> None:
+    for seed, task in enumerate(["mood", "colour", "mood"]):
+        service.upload(task, make_adapter(tiny_base, seed=seed))
+    stats = service.get("/stats")
+    base, adapters = stats["base"], stats["adapters"]
+    each = [task["parameters"] for task in service.get("/tasks")]
+    assert (base["parameters"], base["bytes"]) == (tiny_base.parameters, tiny_base.bytes)
+    assert (base["name"], base["fingerprint"], base["dtype"]) == (tiny_base.name, tiny_base.fingerprint, "float32")
+    assert (adapters["tasks"], adapters["resident"]) == (2, 2)
+    assert adapters["parameters"] == sum(each)
+    assert adapters["bytes"] >= 4 * sum(each)
+    assert stats["ratio"] == (base["parameters"] + sum(each)) / base["parameters"]
+    assert stats["fine_tuned_parameters"] == 2 * base["parameters"]
+
+
+def test_stats_of_an_empty_service_are_the_bases_alone(service: Harness) -> None:
+    stats = service.get("/stats")
+    assert stats["adapters"] == {"tasks": 0, "resident": 0, "parameters": 0, "bytes": 0}
+    assert (stats["ratio"], stats["fine_tuned_parameters"]) == (1.0, 0)
+
+
+def test_a_running_service_is_alive_and_ready(service: Harness) -> None:
+    assert service.get("/healthz") == {"status": "alive"}
+    assert service.get("/readyz") == {"status": "ready"}
+
+
+def test_a_stopped_engine_is_neither_alive_nor_ready(service: Harness) -> None:
+    service.services.runner.stop()
+    assert_problem(service.http.get("/healthz"), 503, "engine_stopped", "has ended")
+    assert_problem(service.http.get("/readyz"), 503, "not_ready", "not running")
+
+
+def test_an_engine_that_does_not_move_is_not_alive(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = service.services.settings.stall_seconds
+    monkeypatch.setattr(Runner, "busy_seconds", lambda self: limit + 1)
+    assert_problem(service.http.get("/healthz"), 503, "engine_stalled", f"running for {limit + 1:.0f} s")
+    monkeypatch.setattr(Runner, "busy_seconds", lambda self: limit - 1)
+    assert service.http.get("/healthz").status_code == 200
+
+
+def test_metrics_count_requests_by_outcome(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    for inputs in ("good film", ["a", "b"], "", "good", {"text": "x", "text_pair": "y"}):
+        service.predict("mood", inputs)
+    service.predict("embedding", "good film")
+    for made_up in ("nope", "none", "nobody"):
+        service.predict(made_up, "good film")
+    found = samples(service)
+    counted = {key[1:]: value for key, value in found.items() if key[0] == "rootstock_requests_total"}
+    assert counted == {
+        ("answered", "mood"): 3,
+        ("answered", "embedding"): 1,
+        ("bad_input", "mood"): 2,
+        ("unknown_task", ""): 3,  # names that anyone makes up get no label of their own
+    }
+    assert found["rootstock_request_seconds_count",] == 9
+
+
+def test_metrics_measure_the_engines_work(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    tokens = service.predict("mood", ["good film", "a b c"]).json()["usage"]["tokens"]
+    found = samples(service)
+    assert found["rootstock_tokens_total",] == found["rootstock_batch_tokens_sum",] == tokens == 9
+    assert found["rootstock_batch_rows_sum",] == 2
+    assert found["rootstock_batch_tasks_sum",] == found["rootstock_batch_tasks_count",] == 1
+    assert found["rootstock_queue_seconds_count",] == found["rootstock_batch_seconds_count",] == 1
+    assert found["rootstock_queued_tokens",] == found["rootstock_engine_faults_total",] == 0
+
+
+def test_metrics_count_uploads_and_what_is_resident(service: Harness, tiny_base: BaseModel) -> None:
+    data = make_adapter(tiny_base)
+    for body in (data, data, data[:-1], b""):
+        service.put("mood", body)
+    service.put("embedding", data)
+    found = samples(service)
+    counted = {key[1]: value for key, value in found.items() if key[0] == "rootstock_uploads_total"}
+    assert counted == {"accepted": 1, "known": 1, "bad_adapter": 2, "conflict": 1}
+    assert found["rootstock_resident_adapters",] == 1
+    assert found["rootstock_base_parameters",] == tiny_base.parameters
+    assert found["rootstock_adapter_parameters",] == service.get("/stats")["adapters"]["parameters"]
+    service.http.delete("/adapters/mood")
+    assert samples(service)["rootstock_resident_adapters",] == 0
+
+
+def test_every_metric_explains_itself(service: Harness) -> None:
+    families = list(text_string_to_metric_families(service.http.get("/metrics").text))
+    assert len(families) >= 14
+    assert all(family.name.startswith("rootstock_") and family.documentation.endswith(".") for family in families)
+
+
+def test_the_api_documents_itself(service: Harness) -> None:
+    page = service.http.get("/docs")
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "/openapi.json" in page.text
+    document = service.get("/openapi.json")
+    assert document["openapi"].startswith("3.")
+    assert document["info"]["title"] == "Rootstock"
+    assert {(method, path) for path, methods in document["paths"].items() for method in methods} == ROUTES
+    assert all(operation["summary"] for methods in document["paths"].values() for operation in methods.values())
+
+
+def test_every_reference_in_the_document_leads_somewhere(service: Harness) -> None:
+    document = service.get("/openapi.json")
+    references = {value for key, value in _pairs(document) if key == "$ref"}
+    assert references
+    for reference in references:
+        part: Any = document
+        for name in reference.removeprefix("#/").split("/"):
+            part = part[name]
+        assert part
+
+
+def test_the_documents_examples_are_answered(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    operation = service.get("/openapi.json")["paths"]["/predict/{task}"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    examples = schema["properties"]["inputs"]["examples"]
+    assert examples
+    for example in examples:
+        body = {"inputs": example, "parameters": schema["properties"]["parameters"]["default"]}
+        assert service.http.post("/predict/mood", content=json.dumps(body), headers=JSON).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "model"), [("/predict/{task}", PredictRequest), ("/adapters/{task}/activate", ActivateRequest)]
+)
+def test_the_document_shows_every_field_of_a_body(service: Harness, path: str, model: type[Any]) -> None:
+    operation = service.get("/openapi.json")["paths"][path]["post"]
+    assert operation["requestBody"]["required"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert set(schema["properties"]) == set(model.model_fields)
+    assert schema["additionalProperties"] is False
+
+
+def test_the_document_takes_files_as_bytes(service: Harness) -> None:
+    operation = service.get("/openapi.json")["paths"]["/adapters/{task}"]["put"]
+    assert set(operation["requestBody"]["content"]) == {"application/octet-stream"}
+    assert {"200", "201", "409", "413", "415", "422"} <= set(operation["responses"])
+
+
+def _pairs(part: Any) -> Iterator[tuple[str, Any]]:
+    """Every (name, value) anywhere in a JSON document."""
+    if isinstance(part, dict):
+        yield from part.items()
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _pairs(inner)

@@ -1,0 +1,115 @@
+"""The adapters that come with the project, on the real base: they fit, they are small, and they are right."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.adapters.file import read_header
+from service.engine.base_model import BaseModel
+from tests.adapters.forge import take_apart
+from tests.api.harness import Harness, harness
+from tests.api.test_concurrency import numbers
+
+STORE = Path(__file__).parents[2] / "adapters_store"
+TASKS = ["banking-intent", "paraphrase", "question-type", "sentiment", "similarity", "spam"]
+MAX_BYTES = 1_500_000
+MAX_SHARE = 0.036  # of the base's parameters: what the paper's adapters take of BERT-Large
+
+
+def pair(text: str, other: str) -> dict[str, str]:
+    return {"text": text, "text_pair": other}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, real_base: BaseModel) -> Iterator[Harness]:
+    store = tmp_path_factory.mktemp("shipped") / "store"
+    shutil.copytree(STORE, store)
+    with harness(store, real_base) as service:
+        yield service
+
+
+def test_all_of_them_are_served(service: Harness) -> None:
+    assert list(service.tasks()) == sorted([*TASKS, "embedding"])
+    assert sorted(path.name for path in STORE.iterdir()) == [f"{task}-1.safetensors" for task in TASKS]
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "label"),
+    [
+        ("sentiment", "What a wonderful, funny and moving film.", "positive"),
+        ("sentiment", "A dull, lifeless mess with terrible acting.", "negative"),
+        ("question-type", "Who invented the telephone?", "person"),
+        ("question-type", "How many people live in Norway?", "number"),
+        ("banking-intent", "I forgot my PIN and need a new one, how do I change it?", "change pin"),
+        ("banking-intent", "Where is my new card? It has not arrived yet.", "card arrival"),
+        ("spam", "WINNER!! You have been selected for a free prize. Call 09061701461 now to claim!", "spam"),
+        ("spam", "Hey, are we still meeting for lunch at noon?", "not spam"),
+        (
+            "paraphrase",
+            pair(
+                "The company reported higher profits on Tuesday.",
+                "On Tuesday, the company reported that its profits had risen.",
+            ),
+            "paraphrase",
+        ),
+        (
+            "paraphrase",
+            pair("The court rejected the appeal on Monday.", "Oil prices fell sharply in Asian trading."),
+            "different",
+        ),
+    ],
+)
+def test_plain_examples_get_the_sensible_answer(service: Harness, task: str, inputs: Any, label: str) -> None:
+    [prediction] = service.answers(task, inputs)
+    assert prediction["label"] == label
+    assert prediction["score"] > 0.9
+
+
+def test_similarity_tells_the_same_from_the_unrelated(service: Harness) -> None:
+    alike, unlike = service.answers(
+        "similarity",
+        [
+            pair("A woman is slicing an onion.", "A woman is cutting an onion."),
+            pair("A plane is taking off.", "A cat sleeps on the sofa."),
+        ],
+    )
+    assert alike["value"] > 4
+    assert unlike["value"] < 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_golden_examples_are_reproduced(service: Harness, task: str) -> None:
+    manifest = read_header((STORE / f"{task}-1.safetensors").read_bytes()).manifest
+    assert len(manifest.golden) >= 3
+    inputs = [golden.input.model_dump(exclude_none=True) for golden in manifest.golden]
+    order = np.argsort(manifest.labels)  # `numbers` sorts scores by label
+    for golden, prediction in zip(manifest.golden, service.answers(task, inputs), strict=True):
+        expected = np.array(golden.outputs)[order] if manifest.labels else golden.outputs
+        np.testing.assert_allclose(numbers(prediction), expected, atol=manifest.tolerance)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_file_is_small_and_says_what_it_is(real_base: BaseModel, task: str) -> None:
+    data = (STORE / f"{task}-1.safetensors").read_bytes()
+    header, _ = take_apart(data)
+    manifest = read_header(data).manifest
+    assert len(data) <= MAX_BYTES
+    assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"F16"}
+    assert manifest.task == task
+    assert manifest.base.fingerprint == real_base.fingerprint
+    assert manifest.description
+    assert manifest.licence
+    assert manifest.trained is not None
+    assert manifest.trained.source
+    assert manifest.trained.test_value is not None
+    assert 0.75 < manifest.trained.test_value <= 1
+
+
+def test_each_trains_a_small_share_of_the_base(service: Harness, real_base: BaseModel) -> None:
+    shares = {name: task["parameters"] / real_base.parameters for name, task in service.tasks().items()}
+    assert all(0 < shares[task] <= MAX_SHARE for task in TASKS)
+    assert service.get("/stats")["ratio"] == pytest.approx(1 + sum(shares.values()))

@@ -1,0 +1,209 @@
+"""The client: answers as they are, refusals as the errors they were, and strangers told apart."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from service import errors
+from service.adapters.file import digest
+from service.api.app import create_app
+from service.api.problems import problem
+from service.client import Client
+from service.engine.base_model import BaseModel
+from service.errors import (
+    BadAdapter,
+    BadBase,
+    BadData,
+    BadInput,
+    Conflict,
+    Overloaded,
+    RootstockError,
+    ServiceUnreachable,
+    TooLarge,
+    UnknownTask,
+    UnknownVersion,
+)
+from service.settings import Settings
+from tests.live import listening
+from tests.tiny import make_adapter
+
+# What the service may send: every error but those that only a program on the spot can raise.
+SENT = [
+    error
+    for error in vars(errors).values()
+    if isinstance(error, type)
+    and issubclass(error, RootstockError)
+    and error not in (RootstockError, BadBase, BadData, ServiceUnreachable)
+]
+
+
+class Stub:
+    """Answers whatever it is told to."""
+
+    def __init__(self) -> None:
+        self.answer = Response()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.answer(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, tiny_base: BaseModel) -> Iterator[Client]:
+    settings = Settings(store=tmp_path_factory.mktemp("store"), threads=1, max_body_bytes=10_000)
+    with listening(create_app(settings, tiny_base)) as url, Client(url) as client:
+        client.push("mood", make_adapter(tiny_base, seed=1))
+        client.push("same", make_adapter(tiny_base, pair=True, seed=2))
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stub_url() -> Iterator[tuple[Stub, str]]:
+    stub = Stub()
+    with listening(stub) as url:
+        yield stub, url
+
+
+@pytest.fixture
+def stub(stub_url: tuple[Stub, str]) -> Stub:
+    return stub_url[0]
+
+
+@pytest.fixture
+def stranger(stub_url: tuple[Stub, str]) -> Iterator[Client]:
+    """A client of the stub."""
+    with Client(stub_url[1]) as client:
+        yield client
+
+
+def test_predict_gives_one_prediction_per_input(client: Client) -> None:
+    [one] = client.predict("mood", "good film")
+    assert set(one) == {"label", "score", "scores"}
+    assert len(client.predict("mood", ["good film", {"text": "bad film"}])) == 2
+    assert len(client.predict("same", {"text": "good", "text_pair": "bad"})) == 1
+
+
+def test_predict_passes_parameters_on(client: Client) -> None:
+    [prediction] = client.predict("mood", "good film", top_k=1, version=1)
+    assert len(prediction["scores"]) == 1
+    with pytest.raises(BadInput, match="truncate is false"):
+        client.predict("mood", "good " * 100, truncate=False)
+
+
+def test_push_takes_bytes_and_files(client: Client, tiny_base: BaseModel, tmp_path: Path) -> None:
+    data = make_adapter(tiny_base, seed=3)
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(data)
+    first, again = client.push("pushed", data), client.push("pushed", path)
+    assert first == again
+    assert (first["version"], first["digest"], first["state"]) == (1, digest(data), "active")
+    assert client.push("pushed", make_adapter(tiny_base, seed=4), activate=False)["state"] == "inactive"
+
+
+def test_tasks_and_stats_are_the_services(client: Client, tiny_base: BaseModel) -> None:
+    assert {"embedding", "mood", "same"} <= {task["task"] for task in client.tasks()}
+    assert client.stats()["base"]["fingerprint"] == tiny_base.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "error", "cause"),
+    [
+        ("nope", "good", UnknownTask, "there is no task 'nope'"),
+        ("no/pe", "good", RootstockError, "/predict/no/pe: Not Found"),
+        ("no?pe", "good", UnknownTask, r"no\?pe"),
+        ("mood", "", BadInput, "is empty"),
+        ("same", "good", BadInput, "compares two texts"),
+        ("mood", "good " * 10_000, TooLarge, "more than 10000 bytes"),
+    ],
+)
+def test_refusals_of_predict_come_back_as_they_were(
+    client: Client, task: str, inputs: str, error: type[RootstockError], cause: str
+) -> None:
+    with pytest.raises(error, match=cause) as raised:
+        client.predict(task, inputs)
+    assert type(raised.value) is error
+
+
+def test_refusals_of_push_come_back_as_they_were(client: Client, tiny_base: BaseModel) -> None:
+    with pytest.raises(BadAdapter, match="too few"):
+        client.push("mood", b"")
+    with pytest.raises(Conflict, match="bare base"):
+        client.push("embedding", make_adapter(tiny_base))
+    with pytest.raises(UnknownVersion, match="no version 99"):
+        client.predict("mood", "good", version=99)
+
+
+@pytest.mark.parametrize("error", SENT, ids=lambda error: error.__name__)
+def test_every_error_of_the_service_is_known_to_the_client(
+    stub: Stub, stranger: Client, error: type[RootstockError]
+) -> None:
+    stub.answer = problem(error.status, error.code, error.title, "for this reason", {"Retry-After": "7"})
+    with pytest.raises(error, match=r"^for this reason$") as raised:
+        stranger.tasks()
+    assert type(raised.value) is error
+    if isinstance(raised.value, Overloaded):
+        assert raised.value.retry_after == 7
+
+
+def test_an_error_of_a_later_service_is_an_error_all_the_same(stub: Stub, stranger: Client) -> None:
+    stub.answer = problem(418, "teapot", "I am one", "short and stout")
+    with pytest.raises(RootstockError, match="short and stout"):
+        stranger.tasks()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HTMLResponse("<h1>It works!</h1>"),
+        HTMLResponse("<h1>Not Found</h1>", 404),
+        JSONResponse({"detail": "Not Found"}, 404),
+        JSONResponse(["no", "problem"], 500),
+        JSONResponse({}),
+        JSONResponse([]),
+        JSONResponse("fine"),
+        Response(status_code=204),
+        Response(b"\xff\xfe", 200),
+        Response(status_code=302, headers={"Location": "/elsewhere"}),
+    ],
+)
+def test_a_stranger_is_no_rootstock(stub: Stub, stranger: Client, answer: Response) -> None:
+    stub.answer = answer
+    calls: list[Any] = [lambda: stranger.predict("mood", "x"), lambda: stranger.push("mood", b""), stranger.stats]
+    if answer.body != b"[]":
+        calls.append(stranger.tasks)
+    for call in calls:
+        with pytest.raises(ServiceUnreachable, match=r"that is no Rootstock$"):
+            call()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:many", "no address", "ftp://127.0.0.1"])
+def test_what_is_no_address_is_unreachable(url: str) -> None:
+    with pytest.raises(ServiceUnreachable, match=f"(?s){url[:6]}"), Client(url) as client:
+        client.tasks()
+
+
+def test_a_port_where_nobody_listens_is_unreachable() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(ServiceUnreachable, match=f"^no answer from {url}: "):
+            client.predict("mood", "good film")
+
+
+def test_a_service_that_does_not_answer_in_time_is_unreachable() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout=0.02) as client, pytest.raises(ServiceUnreachable, match="timed out"):
+            client.tasks()
+
+
+@pytest.mark.parametrize(("inputs", "parameters"), [("\ud800", {}), ("good", {"top_k": float("nan")})])
+def test_what_json_cannot_carry_is_bad_input(client: Client, inputs: str, parameters: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="cannot be sent as JSON"):
+        client.predict("mood", inputs, **parameters)

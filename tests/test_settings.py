@@ -1,0 +1,133 @@
+"""Every setting is a flag, an environment variable and a line of `rootstock serve --help`; all from one table."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from pydantic import ValidationError
+
+from service.api import app
+from service.cli import main
+from service.settings import Settings, environment_name
+
+# Another value than the default, as a shell would write it and as it is meant.
+OTHERS: dict[str, tuple[str, Any]] = {
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("9000", 9000),
+    "store": ("some/folder", Path("some/folder")),
+    "base_model": ("some/model", "some/model"),
+    "dtype": ("bfloat16", "bfloat16"),
+    "threads": ("3", 3),
+    "batch_tokens": ("99", 99),
+    "queue_tokens": ("999", 999),
+    "max_inputs": ("7", 7),
+    "max_body_bytes": ("1000", 1000),
+    "max_adapter_bytes": ("2000", 2000),
+    "spare_versions": ("1", 1),
+    "stall_seconds": ("0.5", 0.5),
+}
+every_setting = pytest.mark.parametrize("name", Settings.model_fields)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
+    """The settings that `serve` would have run with; it only believes that it serves."""
+    served: list[Settings] = []
+    monkeypatch.setattr(app, "create_app", served.append)
+    monkeypatch.setattr("uvicorn.run", lambda *arguments, **options: None)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield served
+    signal.signal(signal.SIGTERM, handler)
+
+
+def serve(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, ["serve", *arguments], env=environment)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def test_the_table_of_this_test_is_whole() -> None:
+    assert list(OTHERS) == list(Settings.model_fields)
+
+
+@every_setting
+def test_the_help_shows_its_flag_its_variable_its_default_and_its_meaning(name: str) -> None:
+    result = CliRunner().invoke(main, ["serve", "--help"], max_content_width=1000, terminal_width=1000)
+    [line] = [line for line in result.output.splitlines() if line.strip().startswith(f"{flag(name)} ")]
+    field = Settings.model_fields[name]
+    assert field.description
+    assert field.description in line
+    assert f"env var: ROOTSTOCK_{name.upper()};" in line
+    assert f"default: {field.default}]" in line
+
+
+@every_setting
+def test_its_variable_takes_effect(served: list[Settings], name: str) -> None:
+    text, value = OTHERS[name]
+    result = serve(**{environment_name(name): text})
+    assert result.exit_code == 0, result.output
+    assert served == [Settings(**{name: value})]
+
+
+@every_setting
+def test_its_flag_beats_its_variable(served: list[Settings], name: str) -> None:
+    text, value = OTHERS[name]
+    result = serve(flag(name), text, **{environment_name(name): str(Settings.model_fields[name].default)})
+    assert result.exit_code == 0, result.output
+    assert served == [Settings(**{name: value})]
+
+
+def test_without_flags_and_variables_the_defaults_are_served(served: list[Settings]) -> None:
+    assert serve().exit_code == 0
+    assert served == [Settings()]
+
+
+def test_serve_listens_where_it_is_told(served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    listening: dict[str, Any] = {}
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: listening.update(options))
+    serve("--host", "0.0.0.0", "--port", "9000")
+    assert (listening["host"], listening["port"]) == ("0.0.0.0", 9000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "65536"),
+        ("port", "-1"),
+        ("threads", "-1"),
+        ("batch_tokens", "0"),
+        ("queue_tokens", "0"),
+        ("max_inputs", "0"),
+        ("max_body_bytes", "0"),
+        ("max_adapter_bytes", "0"),
+        ("spare_versions", "0"),
+        ("stall_seconds", "0"),
+        ("stall_seconds", "nan"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_settings_name(served: list[Settings], name: str, value: str) -> None:
+    result = serve(**{environment_name(name): value})
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {name}: ")
+    assert not served
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", "many"), ("dtype", "int8"), ("stall_seconds", "long")])
+def test_a_value_of_another_type_is_refused_by_flag_and_variable(served: list[Settings], name: str, value: str) -> None:
+    result = serve(**{environment_name(name): value})
+    assert result.exit_code == 2
+    assert flag(name) in result.output
+    assert environment_name(name) in result.output
+    assert not served
+
+
+def test_settings_are_fixed_and_known() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Settings(colour="red")  # type: ignore[call-arg]
