@@ -22,5 +22,6 @@ class Embedding(Kind):
         return features
 
     def decode(self, manifest: Manifest, raw: Floats, top_k: int | None = None) -> Prediction:
-        vector = raw / max(float(np.linalg.norm(raw)), 1e-12)
+        length = float(np.linalg.norm(raw.astype(np.float64)))  # squares overflow in float32
+        vector = raw / np.float32(max(length, 1e-12))
         return Prediction({"embedding": vector.tolist()}, vector)

@@ -27,7 +27,7 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.engine.tokens import tokenize
 from service.errors import BadData
-from service.tasks import kind_of
+from service.tasks import KINDS
 from service.training.data import Columns, Example, read_examples, split
 from service.training.trainer import Progress, Recipe, Trained, prepare, score, train
 
@@ -86,15 +86,8 @@ def run(base: BaseModel, plan: Plan, watch: Callable[[Progress], None] = lambda 
     # Measured as stored: the file holds half precision.
     trained = replace(trained, tensors={name: tensor.half().float() for name, tensor in trained.tensors.items()})
     test_value = score(base, manifest, trained, sets[2]) if test else None
-    facts = TrainedFacts(
-        metric=kind_of(manifest).metric,
-        value=trained.value,
-        rows=len(training),
-        seed=plan.recipe.seed,
-        date=date.today(),
-        source=plan.source or plan.training.name,
-        test_value=test_value,
-    )
+    assert manifest.trained is not None
+    facts = manifest.trained.model_copy(update={"value": trained.value, "test_value": test_value})
     manifest = manifest.model_copy(update={"trained": facts})
     file = None if plan.recipe.full else _file(base, manifest, trained, plan.golden or _first_inputs(validation))
     return Outcome(manifest, file, _report(base, plan, manifest, trained, file, perf_counter() - started))
@@ -116,6 +109,7 @@ def _read(plan: Plan) -> tuple[list[Example], list[Example], list[Example]]:
 
 
 def _manifest(base: BaseModel, plan: Plan, training: Sequence[Example]) -> Manifest:
+    """All that is known before the training; a field that cannot be is no news for after it."""
     labels: list[str] = []
     calibration = Calibration()
     if plan.kind == "classification":
@@ -133,6 +127,14 @@ def _manifest(base: BaseModel, plan: Plan, training: Sequence[Example]) -> Manif
         tokenizer=TokenizerSettings(max_length=min(plan.max_length, base.max_length)),
         head=HeadSettings(pooling=plan.pooling, pair=training[0].text_pair is not None),
         calibration=calibration,
+        trained=TrainedFacts(
+            metric=KINDS[plan.kind].metric,
+            value=0.0,  # not measured yet
+            rows=len(training),
+            seed=plan.recipe.seed,
+            date=date.today(),
+            source=plan.source or plan.training.name,
+        ),
         description=plan.description,
         licence=plan.licence,
     )

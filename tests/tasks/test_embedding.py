@@ -34,6 +34,11 @@ def test_an_embedding_has_no_head(tiny_base: BaseModel) -> None:
     assert KIND.head_shapes(make_manifest(tiny_base, kind="embedding"), tiny_base.dims) == {}
 
 
+def test_a_huge_vector_keeps_its_direction(tiny_base: BaseModel) -> None:
+    outputs = KIND.decode(make_manifest(tiny_base, kind="embedding"), np.full(4, 1e30, np.float32)).outputs
+    np.testing.assert_allclose(outputs, 0.5)
+
+
 @given(LENGTHS)
 def test_mean_pooling_is_each_rows_own_mean(lengths: list[int]) -> None:
     hidden, rows = _rows(lengths)

@@ -1,0 +1,86 @@
+"""What the README and the docs tell a reader to type does what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree, which
+
+import pytest
+
+from service.adapters.file import digest
+from service.api.app import create_app
+from service.client import Client
+from service.engine.bank import load_resident
+from service.engine.base_model import BaseModel
+from service.settings import Settings
+from tests.live import listening
+
+ROOT = Path(__file__).parent.parent
+SAID = "127.0.0.1:8000"  # the address in the docs
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def url(real_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service as a reader has it: the shipped adapters, in a store that may be written to."""
+    store = copytree(ROOT / "adapters_store", tmp_path_factory.mktemp("docs") / "store")
+    with listening(create_app(Settings(store=store), real_base)) as url:
+        yield url
+
+
+@pytest.mark.skipif(which("curl") is None, reason="the README asks with curl")
+@pytest.mark.parametrize("block", blocks("README.md", "sh"), ids=["ask", "add"])
+def test_the_readmes_shell_commands_print_what_they_promise(block: str, url: str, tmp_path: Path) -> None:
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(
+        ["bash", "-euc", block.replace(SAID, url.removeprefix("http://"))],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": programs, "ROOTSTOCK_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    promises = re.findall(r"^# (.+)$", block, re.MULTILINE)
+    assert promises
+    for promise in promises:
+        assert promise in run.stdout
+
+
+def test_the_readmes_python_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks("README.md", "python"):
+        exec(block.replace(f"http://{SAID}", url), {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["positive", "negative"]
+
+
+def test_a_file_written_as_the_docs_show_is_an_adapter(
+    real_base: BaseModel, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("docs/adapter-file.md", "python"):
+        exec(block, {})
+    data = (tmp_path / "polite-1.safetensors").read_bytes()
+    assert load_resident(real_base, data, version=1).digest == digest(data)
+    with Client(url) as client:
+        client.push("polite", data)
+        assert client.predict("polite", "Please, after you.")[0]["score"] == pytest.approx(0.5)
+
+
+def test_the_readme_names_every_route(url: str) -> None:
+    table = (ROOT / "README.md").read_text().split("## HTTP")[1].split("##")[0]
+    with Client(url) as client:
+        served = client._json("GET", "/openapi.json")["paths"]
+    named = {re.sub(r"\{v\}", "{version}", path) for path in re.findall(r"(/[a-z{}/]+)", table) if path != "/docs"}
+    assert named == served.keys()
+
+
+def test_links_between_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), (page.name, target)
