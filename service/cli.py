@@ -18,6 +18,7 @@ from service.client import DEFAULT_URL, Client
 from service.errors import BadAdapter, BadData, BadInput, RootstockError
 from service.settings import Settings, environment_name
 
+STOP_SECONDS = 20  # for requests in flight, after which the program ends without them
 MAX_LAYERS = 1000  # what `inspect` believes of a base that it cannot see
 
 _url_option = click.option("--url", envvar="ROOTSTOCK_URL", default=DEFAULT_URL, show_default=True, show_envvar=True)
@@ -76,7 +77,14 @@ def serve(**options: Any) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     settings = Settings(**options)
     app = create_app(settings)
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="info", access_log=False)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
 
 
 @main.command()

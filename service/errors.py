@@ -6,13 +6,14 @@ RootstockError
 ├── UnknownTask          404
 ├── UnknownVersion       404
 ├── Conflict             409  the request contradicts what is being served
+├── CallerLeft           400  the caller went away, or its body did not arrive in time
 ├── TooLarge             413  a body is over its limit
 ├── UnsupportedMedia     415
 ├── Overloaded           503  the queue is full; come back after `retry_after` seconds
 ├── Stopping             503  the service is going down and takes no new work
 ├── EngineFault          500  the engine failed on the batch that held this request
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
-├── BadStore              -   the adapter store cannot be read or written
+├── BadStore             500  the adapter store cannot be read or written
 ├── BadData               -   a training file is wrong; names the file and the line
 └── ServiceUnreachable    -   the client found no service, or an answer that is not one of ours
 """
@@ -50,6 +51,10 @@ class UnknownVersion(RootstockError):
 
 class Conflict(RootstockError):
     status, code, title = 409, "conflict", "The request contradicts the current state"
+
+
+class CallerLeft(RootstockError):
+    status, code, title = 400, "caller_left", "The request did not arrive, or nobody waits for its answer"
 
 
 class TooLarge(RootstockError):

@@ -27,7 +27,9 @@ class Settings(BaseModel):
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072
     max_inputs: Annotated[int, Field(ge=1, description="inputs in one request at most")] = 1024
     max_body_bytes: Annotated[int, Field(ge=1, description="size of a predict request at most")] = 2 * 1024 * 1024
+    body_seconds: Annotated[float, Field(gt=0, description="a request's body must arrive within this time")] = 60.0
     max_adapter_bytes: Annotated[int, Field(ge=1, description="size of an uploaded adapter at most")] = 64 * 1024 * 1024
+    uploads: Annotated[int, Field(ge=1, description="uploads under way at once; more are refused with 503")] = 4
     spare_versions: Annotated[
         int, Field(ge=1, description="versions kept in memory, beside the active ones, for requests that name them")
     ] = 8

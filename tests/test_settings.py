@@ -25,7 +25,9 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "queue_tokens": ("999", 999),
     "max_inputs": ("7", 7),
     "max_body_bytes": ("1000", 1000),
+    "body_seconds": ("1.5", 1.5),
     "max_adapter_bytes": ("2000", 2000),
+    "uploads": ("2", 2),
     "spare_versions": ("1", 1),
     "stall_seconds": ("0.5", 0.5),
 }
@@ -105,6 +107,8 @@ def test_serve_listens_where_it_is_told(served: list[Settings], monkeypatch: pyt
         ("max_inputs", "0"),
         ("max_body_bytes", "0"),
         ("max_adapter_bytes", "0"),
+        ("body_seconds", "0"),
+        ("uploads", "0"),
         ("spare_versions", "0"),
         ("stall_seconds", "0"),
         ("stall_seconds", "nan"),

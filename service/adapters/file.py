@@ -23,6 +23,7 @@ from service.errors import BadAdapter
 
 MANIFEST_KEY = "rootstock"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
+HEAD_BYTES = 8 + MAX_HEADER_BYTES  # of a file's start: the header is in there
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -42,13 +43,17 @@ def write_adapter(manifest: Manifest, tensors: Mapping[str, Tensor], dtype: torc
     return save_tensors(stored, metadata={MANIFEST_KEY: manifest.model_dump_json(exclude_none=True)})
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes, size: int | None = None) -> Header:
     """Checks the header against the file's true size, and reads the manifest.
+
+    Args:
+        data: the file, or its first `HEAD_BYTES`.
+        size: of the whole file, where `data` is its start.
 
     Raises:
         BadAdapter: naming what is wrong, and in which tensor.
     """
-    header, payload = _parse_header(data)
+    header, payload = _parse_header(data, len(data) if size is None else size)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get(MANIFEST_KEY), str):
         raise BadAdapter(f"the header has no manifest under __metadata__.{MANIFEST_KEY}")
@@ -95,22 +100,22 @@ def read_tensors(data: bytes, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def _parse_header(data: bytes) -> tuple[dict[str, Any], int]:
+def _parse_header(data: bytes, size: int) -> tuple[dict[str, Any], int]:
     """The header as a dict, and how many bytes of tensors follow it."""
-    if len(data) < 8:
-        raise BadAdapter(f"the file has {len(data)} bytes, too few for a safetensors header")
+    if size < 8:
+        raise BadAdapter(f"the file has {size} bytes, too few for a safetensors header")
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
         raise BadAdapter(f"the header claims {length} bytes; at most {MAX_HEADER_BYTES} are read")
-    if length > len(data) - 8:
-        raise BadAdapter(f"the header claims {length} bytes, but only {len(data) - 8} follow: the file is cut short")
+    if length > size - 8:
+        raise BadAdapter(f"the header claims {length} bytes, but only {size - 8} follow: the file is cut short")
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_doubles)
     except (ValueError, RecursionError) as error:
         raise BadAdapter(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise BadAdapter("the header is not a JSON object")
-    return header, len(data) - 8 - length
+    return header, size - 8 - length
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

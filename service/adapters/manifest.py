@@ -4,10 +4,11 @@ from collections import Counter
 from datetime import date as Date
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from service.adapters.methods import AnyMethod
 from service.errors import BadAdapter
+from service.strict import Strict
 
 TASK_NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
 TaskName = Annotated[str, Field(pattern=TASK_NAME, description="small letters, digits, '.', '_' and '-'; at most 64")]
@@ -18,11 +19,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 MAX_LABELS = 10_000
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BaseIdentity(_Part):
+class BaseIdentity(Strict):
     """The base an adapter was trained on. Only the fingerprint decides; the name is for people."""
 
     name: str = Field(max_length=200)
@@ -31,18 +28,18 @@ class BaseIdentity(_Part):
     layers: int = Field(ge=1)
 
 
-class TokenizerSettings(_Part):
+class TokenizerSettings(Strict):
     max_length: int = Field(default=128, ge=8, le=100_000, description="tokens, special ones included")
 
 
-class HeadSettings(_Part):
+class HeadSettings(Strict):
     pooling: Literal["mean", "first"] = Field(
         default="mean", description="how a row's token vectors become one: their mean, or the first token's"
     )
     pair: bool = Field(default=False, description="whether an input is two texts")
 
 
-class Calibration(_Part):
+class Calibration(Strict):
     """From the head's raw outputs to what the service answers; within bounds that float32 can compute with."""
 
     temperature: float = Field(default=1.0, ge=1e-3, le=1e3, description="divides classification logits")
@@ -50,7 +47,7 @@ class Calibration(_Part):
     deviation: float = Field(default=1.0, ge=1e-30, le=1e30)
 
 
-class Trained(_Part):
+class Trained(Strict):
     """How good the adapter is, on what, and how it came about."""
 
     metric: str = Field(max_length=100)
@@ -62,34 +59,34 @@ class Trained(_Part):
     test_value: Finite | None = Field(default=None, description="the metric on a test set that training never saw")
 
 
-class Input(_Part):
+class Input(Strict):
     """One input of kinds that read a text or two."""
 
     text: str
     text_pair: str | None = None
 
 
-class Golden(_Part):
+class Golden(Strict):
     """An input with the outputs its trainer saw: probabilities by label, or the value."""
 
     input: Input
-    outputs: list[Finite] = Field(max_length=MAX_LABELS)
+    outputs: list[Finite] = Field(fail_fast=True, max_length=MAX_LABELS)
 
 
-class Manifest(_Part):
+class Manifest(Strict):
     """Everything about an adapter but its numbers."""
 
     format: Literal[1] = 1
     task: TaskName
     kind: KindName
     method: AnyMethod
-    labels: list[Label] = Field(default_factory=list, max_length=MAX_LABELS)
+    labels: list[Label] = Field(fail_fast=True, default_factory=list, max_length=MAX_LABELS)
     base: BaseIdentity
     tokenizer: TokenizerSettings = TokenizerSettings()
     head: HeadSettings = HeadSettings()
     calibration: Calibration = Calibration()
     trained: Trained | None = None
-    golden: list[Golden] = Field(default_factory=list, max_length=64)
+    golden: list[Golden] = Field(fail_fast=True, default_factory=list, max_length=64)
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far an answer may be from a golden output")
     description: str = Field(default="", max_length=10_000)
     licence: str = Field(default="", max_length=500)

@@ -1,17 +1,24 @@
 """/adapters and /tasks: upload, versions, what is served."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.body import body_schema, read_file, read_json
-from service.api.schemas import ActivateRequest, AdapterAnswer, Problem, TaskAnswer, VersionAnswer
+from service.api.problems import documented
+from service.api.schemas import ActivateRequest, AdapterAnswer, TaskAnswer, VersionAnswer
 from service.api.services import Services, ServicesHere
 from service.engine.bank import Resident
-from service.errors import RootstockError, UnknownTask
+from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.registry import Task, Version
 
-router = APIRouter(tags=["adapters"], responses={status: {"model": Problem} for status in (404, 409, 422)})
+P = ParamSpec("P")
+T = TypeVar("T")
+
+router = APIRouter(tags=["adapters"])
 
 FILE_BODY = {
     "requestBody": {
@@ -27,7 +34,7 @@ async def tasks(services: ServicesHere) -> list[TaskAnswer]:
     return [_task_answer(name, resident) for name, resident in found if resident is not None]  # None: just retired
 
 
-@router.get("/tasks/{task}", summary="One served task")
+@router.get("/tasks/{task}", responses=documented(404, 422), summary="One served task")
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
     resident = _served(services, task)
     if resident is None:
@@ -38,7 +45,7 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
 @router.put(
     "/adapters/{task}",
     status_code=201,
-    responses={200: {"model": VersionAnswer}, 413: {"model": Problem}, 415: {"model": Problem}},
+    responses={200: {"model": VersionAnswer}, **documented(400, 409, 413, 415, 422, 500, 503)},
     openapi_extra=FILE_BODY,
     summary="Upload an adapter file and serve it",
 )
@@ -47,8 +54,11 @@ async def upload(
 ) -> VersionAnswer:
     outcome = "failed"
     try:
-        data = await read_file(request, services.settings.max_adapter_bytes)
-        version, new = await asyncio.to_thread(services.registry.upload, task, data, activate)
+        if services.uploads.locked():
+            raise Overloaded(f"{services.settings.uploads} uploads are under way, the most at once")
+        async with services.uploads:
+            data = await read_file(request, services.settings)
+            version, new = await _change(services, services.registry.upload, task, data, activate)
         outcome = "accepted" if new else "known"
     except RootstockError as error:
         outcome = error.code
@@ -60,7 +70,7 @@ async def upload(
     return _version_answer(services.registry.task(task), version)
 
 
-@router.get("/adapters/{task}", summary="A task's versions and their state")
+@router.get("/adapters/{task}", responses=documented(404, 422), summary="A task's versions and their state")
 async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
     found = services.registry.task(task)
     return AdapterAnswer(
@@ -73,7 +83,7 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
 @router.get(
     "/adapters/{task}/versions/{version}",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}},
+    responses={200: {"content": {"application/octet-stream": {}}}, **documented(404, 422, 500)},
     summary="A version's file",
 )
 async def file(task: str, version: int, services: ServicesHere) -> Response:
@@ -85,23 +95,39 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
 
 @router.post(
     "/adapters/{task}/activate",
+    responses=documented(400, 404, 413, 415, 422, 500),
     openapi_extra=body_schema(ActivateRequest),
     summary="Serve another version, forward or back",
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
-    wanted = await read_json(request, ActivateRequest, services.settings.max_body_bytes)
-    version = await asyncio.to_thread(services.registry.activate, task, wanted.version)
+    wanted = await read_json(request, ActivateRequest, services.settings)
+    version = await _change(services, services.registry.activate, task, wanted.version)
     return _version_answer(services.registry.task(task), version)
 
 
-@router.delete("/adapters/{task}", status_code=204, summary="Retire a task and remove its files")
+@router.delete(
+    "/adapters/{task}",
+    status_code=204,
+    responses=documented(404, 422, 500),
+    summary="Retire a task and remove its files",
+)
 async def retire(task: str, services: ServicesHere) -> None:
-    await asyncio.to_thread(services.registry.retire, task)
+    await _change(services, services.registry.retire, task)
 
 
-@router.delete("/adapters/{task}/versions/{version}", status_code=204, summary="Remove a version that is not active")
+@router.delete(
+    "/adapters/{task}/versions/{version}",
+    status_code=204,
+    responses=documented(404, 409, 422, 500),
+    summary="Remove a version that is not active",
+)
 async def delete(task: str, version: int, services: ServicesHere) -> None:
-    await asyncio.to_thread(services.registry.delete, task, version)
+    await _change(services, services.registry.delete, task, version)
+
+
+async def _change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Runs a change of the registry beside the event loop, after those that came before."""
+    return await asyncio.get_running_loop().run_in_executor(services.changes, partial(change, *arguments, **named))
 
 
 def _version_answer(task: Task, version: Version) -> VersionAnswer:
@@ -135,6 +161,7 @@ def _task_answer(name: str, resident: Resident) -> TaskAnswer:
         method=manifest.method.name,
         metric=manifest.trained.metric if manifest.trained else None,
         value=manifest.trained.value if manifest.trained else None,
+        test_value=manifest.trained.test_value if manifest.trained else None,
         description=manifest.description,
         resident=True,
         parameters=resident.parameters,

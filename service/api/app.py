@@ -28,6 +28,7 @@ def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
         version=__version__,
         summary="Many text tasks answered from one frozen transformer.",
         lifespan=_lifespan,
+        redirect_slashes=False,  # a redirect would lead to whatever host the caller claims to have called
     )
     app.state.services = services
     problems.install(app)
@@ -44,3 +45,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(services.runner.stop)
+        services.changes.shutdown()
+        services.registry.close()

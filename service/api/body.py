@@ -1,5 +1,6 @@
-"""Request bodies: bounded while they arrive, and checked in one pass."""
+"""Request bodies: bounded while they arrive, in size and in time, and checked in one pass."""
 
+import asyncio
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -7,19 +8,25 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from service.api.schemas import FORMS
-from service.errors import BadInput, TooLarge, UnsupportedMedia
+from service.errors import BadInput, CallerLeft, TooLarge, UnsupportedMedia
+from service.settings import Settings
+
+JSON, BYTES = "application/json", "application/octet-stream"
 
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_json(request: Request, model: type[M], limit: int) -> M:
+async def read_json(request: Request, model: type[M], settings: Settings) -> M:
     """The body as `model`.
 
+    The media type must be named: a page of another site may send a body without one, and then ask for nothing first.
+
     Raises:
-        TooLarge, UnsupportedMedia, BadInput: naming the first field that is wrong.
+        TooLarge, UnsupportedMedia, CallerLeft, BadInput: naming the first field that is wrong.
     """
-    _expect(request, "application/json")
-    data = await read_bytes(request, limit)
+    if _media_type(request) != JSON:
+        raise UnsupportedMedia(f"the body's media type is {_media_type(request) or 'not named'}; send it as {JSON}")
+    data = await _read_bytes(request, settings.max_body_bytes, settings.body_seconds)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -30,23 +37,19 @@ async def read_json(request: Request, model: type[M], limit: int) -> M:
         raise BadInput(describe(error)) from error
 
 
-async def read_file(request: Request, limit: int) -> bytes:
-    """The body as raw bytes.
+async def read_file(request: Request, settings: Settings) -> bytes:
+    """The body as raw bytes; its media type may be left out, as `curl -T` does.
 
     Raises:
-        TooLarge, UnsupportedMedia
+        TooLarge, UnsupportedMedia, CallerLeft, BadInput
     """
-    _expect(request, "application/octet-stream")
-    return await read_bytes(request, limit)
+    if _media_type(request) not in ("", BYTES):
+        raise UnsupportedMedia(f"the body's media type is {_media_type(request)}; send it as {BYTES}")
+    return await _read_bytes(request, settings.max_adapter_bytes, settings.body_seconds)
 
 
-async def read_bytes(request: Request, limit: int) -> bytes:
-    """The body; no more than `limit` of it is ever held.
-
-    Raises:
-        TooLarge
-        BadInput: the body does not arrive whole, or its length is no number.
-    """
+async def _read_bytes(request: Request, limit: int, seconds: float) -> bytes:
+    """The body; no more than `limit` of it is ever held."""
     too_large = TooLarge(f"the body has more than {limit} bytes, the most that is read here")
     try:
         if int(request.headers.get("content-length") or 0) > limit:
@@ -55,12 +58,15 @@ async def read_bytes(request: Request, limit: int) -> bytes:
         raise BadInput("Content-Length is not a number") from error
     data = bytearray()
     try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise too_large
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limit:
+                    raise too_large
     except ClientDisconnect as error:
-        raise BadInput("the caller left before the body was whole") from error
+        raise CallerLeft("the caller left before the body was whole") from error
+    except TimeoutError as error:
+        raise CallerLeft(f"the body was not whole after {seconds:g} s") from error
     return bytes(data)
 
 
@@ -91,8 +97,5 @@ def _inline(part: Any, definitions: dict[str, Any]) -> Any:
     return {name: _inline(value, definitions) for name, value in part.items()}
 
 
-def _expect(request: Request, media: str) -> None:
-    """An absent media type is taken on trust; a wrong one is refused."""
-    sent = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if sent and sent != media:
-        raise UnsupportedMedia(f"the body's media type is {sent}; send it with Content-Type: {media}")
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()

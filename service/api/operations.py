@@ -3,14 +3,14 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.api.problems import problem
-from service.api.schemas import AdapterStats, BaseStats, Problem, StatsAnswer
+from service.api.problems import documented, problem
+from service.api.schemas import AdapterStats, BaseStats, StatsAnswer
 from service.api.services import ServicesHere
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", responses={503: {"model": Problem}}, summary="Alive: the engine thread is running and moves")
+@router.get("/healthz", responses=documented(503), summary="Alive: the engine thread is running and moves")
 async def healthz(services: ServicesHere) -> Response:
     busy = services.runner.busy_seconds()
     if busy is None:
@@ -22,7 +22,7 @@ async def healthz(services: ServicesHere) -> Response:
     return Response('{"status":"alive"}', media_type="application/json")
 
 
-@router.get("/readyz", responses={503: {"model": Problem}}, summary="Ready: the base is loaded and takes work")
+@router.get("/readyz", responses=documented(503), summary="Ready: the base is loaded and takes work")
 async def readyz(services: ServicesHere) -> Response:
     if services.runner.busy_seconds() is None:
         return problem(503, "not_ready", "The service is not ready", "the engine thread is not running")

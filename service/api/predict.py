@@ -2,24 +2,30 @@
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
+from pydantic_core import to_json
 
+from service.adapters.manifest import MAX_LABELS
 from service.api.body import body_schema, read_json
-from service.api.schemas import Parameters, PredictAnswer, PredictRequest, Problem, TextInput
+from service.api.problems import documented
+from service.api.schemas import Parameters, PredictAnswer, PredictRequest, TextInput
 from service.api.services import Services, ServicesHere
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Row
 from service.engine.tokens import TokenizedRow, tokenize
-from service.errors import BadInput, EngineFault, RootstockError
+from service.errors import BadInput, CallerLeft, EngineFault, RootstockError
 from service.tasks import Floats
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
+INLINE_NUMBERS = 20_000  # more outputs than this are decoded there
+MAX_SCORES = 500_000  # in one answer
 
 router = APIRouter(tags=["predict"])
 
@@ -27,19 +33,19 @@ router = APIRouter(tags=["predict"])
 @router.post(
     "/predict/{task}",
     response_model=PredictAnswer,
-    responses={status: {"model": Problem} for status in (404, 413, 415, 422, 503)},
+    responses=documented(400, 404, 413, 415, 422, 500, 503),
     openapi_extra=body_schema(PredictRequest),
     summary="Answer texts with one task",
 )
-async def predict(task: str, request: Request, services: ServicesHere) -> JSONResponse:
+async def predict(task: str, request: Request, services: ServicesHere) -> Response:
     started = perf_counter()
     outcome = "failed"
     known = ""  # a label of its own for every name that anyone makes up would fill the metrics
     try:
-        wanted = await read_json(request, PredictRequest, services.settings.max_body_bytes)
+        wanted = await read_json(request, PredictRequest, services.settings)
         resident = await _find(services, task, wanted.parameters.version)
         known = task
-        answer = await _answer(services, task, resident, wanted)
+        answer = await _answer(request, services, task, resident, wanted)
         outcome = "answered"
         return answer
     except RootstockError as error:
@@ -60,13 +66,16 @@ async def _find(services: Services, task: str, version: int | None) -> Resident:
     return await asyncio.to_thread(services.registry.resident, task, version)
 
 
-async def _answer(services: Services, task: str, resident: Resident, wanted: PredictRequest) -> JSONResponse:
+async def _answer(
+    request: Request, services: Services, task: str, resident: Resident, wanted: PredictRequest
+) -> Response:
     texts = _texts(wanted, resident, services.settings.max_inputs)
     rows = await _tokenize(services.base, texts, resident, wanted.parameters)
     future = services.runner.submit([Row(row, resident) for row in rows])
-    outputs = await asyncio.wrap_future(future)
-    return JSONResponse(
-        {
+    outputs = await _while_awaited(request, future)
+
+    def respond() -> Response:
+        answer = {
             "task": task,
             "version": resident.version,
             "digest": resident.digest,
@@ -74,7 +83,34 @@ async def _answer(services: Services, task: str, resident: Resident, wanted: Pre
             "predictions": [_decode(task, resident, raw, wanted.parameters) for raw in outputs],
             "usage": {"tokens": sum(map(len, rows)), "truncated": sum(row.truncated for row in rows)},
         }
-    )
+        return Response(to_json(answer), media_type="application/json")
+
+    if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
+        return await asyncio.to_thread(respond)
+    return respond()
+
+
+async def _while_awaited(request: Request, future: Future[list[Floats]]) -> list[Floats]:
+    """The engine's outputs; the job is given up when the caller goes away.
+
+    Raises:
+        CallerLeft
+    """
+    outputs = asyncio.wrap_future(future)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((outputs, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not outputs.done():
+            raise CallerLeft("the caller left before the answer")
+        return outputs.result()
+    finally:
+        outputs.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _texts(wanted: PredictRequest, resident: Resident, limit: int) -> list[TextInput]:
@@ -86,6 +122,9 @@ def _texts(wanted: PredictRequest, resident: Resident, limit: int) -> list[TextI
     inputs = wanted.inputs if isinstance(wanted.inputs, list) else [wanted.inputs]
     if len(inputs) > limit:
         raise BadInput(f"inputs: {len(inputs)} in one request; at most {limit} are answered")
+    scores = len(inputs) * min(len(resident.manifest.labels), wanted.parameters.top_k or MAX_LABELS)
+    if scores > MAX_SCORES:
+        raise BadInput(f"inputs: {scores} scores in one answer, at most {MAX_SCORES} are given; name top_k")
     texts = [TextInput(text=given) if isinstance(given, str) else given for given in inputs]
     pair = resident.manifest.head.pair
     for index, given in enumerate(texts):

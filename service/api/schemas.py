@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from service.adapters.manifest import KindName
+from service.strict import Strict
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class _Request(Strict):
+    model_config = ConfigDict(strict=True)
 
 
 class TextInput(_Request):
@@ -37,7 +38,7 @@ OneInput = Annotated[
     ),
 ]
 Inputs = Annotated[
-    Annotated[OneInput, Tag(ONE)] | Annotated[list[OneInput], Field(min_length=1), Tag(MANY)],
+    Annotated[OneInput, Tag(ONE)] | Annotated[list[OneInput], Field(min_length=1, fail_fast=True), Tag(MANY)],
     Discriminator(_inputs_form),
 ]
 
@@ -86,7 +87,8 @@ class TaskAnswer(BaseModel):
     digest: str
     method: str
     metric: str | None
-    value: float | None
+    value: float | None = Field(description="the metric on the validation set that chose the adapter")
+    test_value: float | None = Field(description="the metric on a test set that training never saw")
     description: str
     resident: bool
     parameters: int

@@ -1,5 +1,8 @@
 """Everything the routes work with, built once."""
 
+import logging
+from asyncio import Semaphore
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +20,8 @@ from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Services:
@@ -25,6 +30,8 @@ class Services:
     base: BaseModel
     registry: Registry
     runner: Runner
+    uploads: Semaphore  # one place for each upload under way
+    changes: Executor  # one thread: changes of the registry wait there for one another, and keep nobody else's work
 
 
 def build_services(settings: Settings, base: BaseModel | None = None) -> Services:
@@ -44,7 +51,17 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     registry = Registry(base, FolderStore(settings.store), Bank(settings.spare_versions), metrics)
     registry.open()
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
-    return Services(settings, metrics, base, registry, Runner(Engine(base), scheduler, metrics))
+    tasks = len(registry.names()) - 1
+    log.info("base %s, %s; store %s, %d tasks", base.name, settings.dtype, settings.store.resolve(), tasks)
+    return Services(
+        settings=settings,
+        metrics=metrics,
+        base=base,
+        registry=registry,
+        runner=Runner(Engine(base), scheduler, metrics),
+        uploads=Semaphore(settings.uploads),
+        changes=ThreadPoolExecutor(1, "registry"),
+    )
 
 
 def _services(request: Request) -> Services:

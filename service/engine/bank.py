@@ -41,12 +41,24 @@ def load_resident(base: BaseModel, data: bytes, version: int) -> Resident:
     Raises:
         BadAdapter: naming the field or tensor that is wrong.
     """
-    header = read_header(data)
-    manifest = header.manifest
-    check_base(base, manifest)
-    check_shapes(header.shapes, expected_shapes(manifest, base.dims))
+    manifest = fitting_manifest(base, data, len(data))
     tensors = read_tensors(data, torch.float32)
     return make_resident(base, manifest, tensors, version, digest(data))
+
+
+def fitting_manifest(base: BaseModel, head: bytes, size: int) -> Manifest:
+    """What a file of `size` bytes says of itself, if by its header it fits this base.
+
+    Args:
+        head: the file, or its first `HEAD_BYTES`.
+
+    Raises:
+        BadAdapter: naming the field or tensor that is wrong.
+    """
+    header = read_header(head, size)
+    check_base(base, header.manifest)
+    check_shapes(header.shapes, expected_shapes(header.manifest, base.dims))
+    return header.manifest
 
 
 def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version: int, content: str) -> Resident:

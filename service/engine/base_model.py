@@ -109,7 +109,9 @@ def _display_name(name: str) -> str:
 def _read(source: str, name: str) -> tuple[Any, dict[str, Tensor], Tokenizer]:
     # Imported here: it takes seconds, and `rootstock --help` should not.
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(source)
         _architecture(config, name)  # refuse before reading weights

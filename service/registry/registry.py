@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
-from service.adapters.file import digest
 from service.adapters.manifest import TASK_NAME, Manifest
-from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, load_resident
+from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, fitting_manifest, load_resident
 from service.engine.base_model import BaseModel
-from service.errors import BadAdapter, BadStore, Conflict, UnknownTask, UnknownVersion
+from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
 from service.registry.store import FolderStore, State
 
@@ -19,7 +18,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Version:
-    """One file of the store. `manifest` is None where the file is refused, `problem` says why."""
+    """One file of the store. `manifest` is None where the file is refused, `problem` says why.
+
+    Of a version that is not active, the tensors are judged when it is asked for.
+    """
 
     number: int
     digest: str
@@ -50,7 +52,10 @@ class Registry:
         metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
     def open(self) -> None:
-        """Loads what the store holds. A bad file is logged and refused; it keeps no other from being served."""
+        """Loads what is active, and the headers of the rest.
+
+        A bad file or state is logged and refused; it keeps no other from being served.
+        """
         states = self._store.states()
         found = self._store.versions()
         for name in sorted(found.keys() | states.keys()):
@@ -59,10 +64,17 @@ class Registry:
                 continue
             numbers = found.get(name, [])
             state = states.get(name) or State(active=numbers[-1], last=numbers[-1])
-            if not numbers and not state.last:
-                continue  # its first upload was cut short
-            versions = {number: self._examine(name, number, pin=number == state.active) for number in numbers}
-            self._tasks[name] = Task(name, versions, state.active, max([state.last, *numbers]))
+            if isinstance(state, BadStore):
+                log.error("%s; files of task %s are not served", state.detail, name)
+                task = self._unknown_state(name, numbers, state.detail)
+            else:
+                task = self._examine_all(name, numbers, state)
+            if task.last:  # else its first upload was cut short
+                self._tasks[name] = task
+
+    def close(self) -> None:
+        """Lets another service have the store. Changes nothing in memory."""
+        self._store.close()
 
     def names(self) -> list[str]:
         """Tasks that answer, in order: those with an active version that could be loaded, and the bare base."""
@@ -83,7 +95,8 @@ class Registry:
         """What answers `name`: its active version, or the one asked for. May read a file: not for an event loop.
 
         Raises:
-            UnknownTask, UnknownVersion, BadAdapter: the version asked for is in the store but refused.
+            UnknownTask, UnknownVersion, BadStore
+            BadAdapter: the version asked for is in the store but refused.
         """
         resident = self.ready(name, version)
         if resident is not None:
@@ -91,6 +104,8 @@ class Registry:
         found = self._version(self.task(name), version)
         resident = load_resident(self._base, self._store.read(name, found.number), found.number)
         self._bank.keep(name, resident)
+        if found.number not in self.task(name).versions:  # deleted while it was read
+            self._bank.drop(name, found.number)
         return resident
 
     def ready(self, name: str, version: int | None = None) -> Resident | None:
@@ -112,27 +127,28 @@ class Registry:
             (the version, whether it is new: bytes that the task already has keep their number)
 
         Raises:
+            BadInput: no task may have this name.
             BadAdapter: the file is refused; nothing has changed.
             Conflict: the name belongs to the bare base.
             BadStore: the store could not be written; nothing has changed.
         """
         if not re.fullmatch(TASK_NAME, name):
-            raise BadAdapter(f"{name!r} is no task name: small letters, digits, '.', '_' and '-', at most 64")
+            raise BadInput(
+                f"{name!r} is no task name: small letters, digits, '.', '_' and '-'; "
+                "a letter or digit at both ends; at most 64"
+            )
         if name == BARE_TASK:
             raise Conflict(f"task {name} is answered by the bare base and takes no adapter")
         with self._changing:
             task = self._tasks.get(name, Task(name))
-            content = digest(data)
-            good = (version for version in task.versions.values() if version.problem is None)
-            known = next((version for version in good if version.digest == content), None)
-            if known is not None:
-                if activate:
-                    self._activate(task, known)
-                return known, False
             resident = load_resident(self._base, data, task.last + 1)
-            version = Version(resident.version, content, len(data), resident.manifest)
-            self._keep(task, version, data, resident if activate else None)
-            return version, True
+            good = (version for version in task.versions.values() if version.problem is None)
+            known = next((version for version in good if version.digest == resident.digest), None)
+            if known is None:
+                return self._keep(task, data, resident, activate), True
+            if activate:
+                self._activate(task, known)
+            return known, False
 
     def activate(self, name: str, number: int) -> Version:
         """Serves another version from the next request on.
@@ -196,18 +212,33 @@ class Registry:
     def bare(self) -> Resident:
         return self._bare
 
-    def _examine(self, name: str, number: int, pin: bool) -> Version:
-        """Reads one file of the store and takes it into memory if it is to be served."""
-        data = b""
+    def _examine_all(self, name: str, numbers: list[int], state: State) -> Task:
+        """A task as its files and its state tell it: the state may name a version that is not there."""
+        named = [] if state.active is None else [state.active]
+        versions = {number: self._examine(name, number, number in named) for number in sorted({*numbers, *named})}
+        return Task(name, versions, state.active, max([state.last, *versions]))
+
+    def _unknown_state(self, name: str, numbers: list[int], problem: str) -> Task:
+        """Files of which nobody knows which one was active."""
+        found = {number: self._examine(name, number, active=False) for number in numbers}
+        refused = {number: replace(version, manifest=None, problem=problem) for number, version in found.items()}
+        return Task(name, refused, last=max(numbers, default=0))
+
+    def _examine(self, name: str, number: int, active: bool) -> Version:
+        """Judges one file of the store, and takes it into memory if it is to be served."""
+        content, size = "", 0
         try:
-            data = self._store.read(name, number)
-            resident = load_resident(self._base, data, number)
+            content, size, head = self._store.look(name, number)
+            manifest = fitting_manifest(self._base, head, size)
+            if active:
+                self._bank.pin(name, load_resident(self._base, self._store.read(name, number), number))
+            return Version(number, content, size, manifest)
+        except UnknownVersion:
+            problem = "its file is missing"
         except (BadAdapter, BadStore) as error:
-            log.error("task %s version %d is not served: %s", name, number, error.detail)
-            return Version(number, digest(data), len(data), None, error.detail)
-        if pin:
-            self._bank.pin(name, resident)
-        return Version(number, resident.digest, len(data), resident.manifest)
+            problem = error.detail
+        log.error("task %s version %d is not served: %s", name, number, problem)
+        return Version(number, content, size, None, problem)
 
     def _version(self, task: Task, number: int | None) -> Version:
         wanted = task.active if number is None else number
@@ -225,21 +256,33 @@ class Registry:
         active = task.versions.get(task.active) if task.active is not None else None
         return active is not None and active.problem is None
 
-    def _keep(self, task: Task, version: Version, data: bytes, activated: Resident | None) -> None:
+    def _keep(self, task: Task, data: bytes, resident: Resident, activate: bool) -> Version:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
         # Without a state the new file, being the highest, would be served from its first moment on the disk.
         self._store.write_state(task.name, State(active=task.active, last=task.last))
-        self._store.write(task.name, version.number, data)
-        kept = replace(task, versions={**task.versions, version.number: version}, last=version.number)
+        number = self._write(task.name, task.last + 1, data)
+        version = Version(number, resident.digest, len(data), resident.manifest)
+        kept = replace(task, versions={**task.versions, number: version}, last=number)
         try:
-            if activated:
-                self._serve(kept, activated)
+            if activate:
+                self._serve(kept, replace(resident, version=number))
             else:
-                self._store.write_state(task.name, State(active=task.active, last=version.number))
+                self._store.write_state(task.name, State(active=task.active, last=number))
                 self._put(kept)
         except BadStore:
-            self._store.remove(task.name, version.number)
+            self._store.remove(task.name, number)
             raise
+        return version
+
+    def _write(self, name: str, number: int, data: bytes) -> int:
+        """Writes a file under the first free number from this one on, and returns that."""
+        while True:
+            try:
+                self._store.write(name, number, data)
+                return number
+            except FileExistsError:
+                log.warning("task %s: version %d was put into the store by hand; taking the next", name, number)
+                number += 1
 
     def _activate(self, task: Task, version: Version) -> None:
         if version.number == task.active:
@@ -259,9 +302,9 @@ class Registry:
     def _remove(self, task: Task, number: int) -> Task:
         """File first: memory forgets nothing that the disk would bring back."""
         self._store.remove(task.name, number)
-        self._bank.drop(task.name, number)
         task = replace(task, versions={kept: version for kept, version in task.versions.items() if kept != number})
         self._put(task)
+        self._bank.drop(task.name, number)  # last: who keeps it later sees that it has gone
         return task
 
     def _put(self, task: Task) -> None:

@@ -24,8 +24,8 @@ class Runner:
         self._scheduler = scheduler
         self._metrics = metrics
         self._clock = clock
-        self._ready = threading.Condition()  # guards the scheduler and the three fields below
-        self._stopping = False
+        self._ready = threading.Condition()  # guards the scheduler and the four fields below
+        self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -42,6 +42,8 @@ class Runner:
         """
         job = Job(rows, self._clock())
         with self._ready:
+            if self._ended:
+                raise EngineFault("the engine has ended; the service must be started again")
             if self._stopping:
                 raise Stopping("the service is stopping and takes no new work")
             self._scheduler.admit(job)
@@ -71,8 +73,9 @@ class Runner:
         finally:
             # Whatever ends this thread, nobody is left waiting for it.
             with self._ready:
+                self._ended = not self._stopping
                 self._stopping = True
-            self._fail_all(EngineFault("the engine thread ended"))
+            self._fail_all(EngineFault("the engine has ended"))
 
     def _step(self) -> bool:
         """One batch; False when there is none to come. Idle, the thread holds no row, so no adapter either."""
@@ -96,8 +99,8 @@ class Runner:
     def _run(self, picks: Sequence[Pick[Job]]) -> None:
         started = self._clock()
         rows = [pick.job.rows[pick.row] for pick in picks]
-        self._observe(picks, rows, started)
         try:
+            self._observe(picks, rows, started)
             outputs = self._engine.run(rows)
             self._metrics.batch_seconds.observe(self._clock() - started)
             for pick, output in zip(picks, outputs, strict=True):

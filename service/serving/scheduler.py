@@ -46,6 +46,7 @@ class Scheduler(Generic[J]):
         self._batch_tokens = batch_tokens
         self._turn_tokens = max(1, batch_tokens // 4)
         self._queue_tokens = queue_tokens
+        self._most_held = max(1, queue_tokens // 2)  # by one job
         self._entries: deque[_Entry[J]] = deque()
         self.queued_tokens = 0
 
@@ -56,16 +57,19 @@ class Scheduler(Generic[J]):
     def admit(self, job: J) -> None:
         """Queues a job.
 
+        A job counts with half the queue at most, so nothing that the service accepts in size is refused for ever, and
+        one large job leaves room for small ones.
+
         Raises:
-            Overloaded: the queue would hold more than its limit. A job larger than the limit finds a place when it
-                is alone, so nothing that the service accepts in size is refused for ever.
+            Overloaded: the queue would hold more than its limit.
         """
         entry = _Entry(job)
         if self._too_much(entry):
             self._drop_ended()  # work that was given up turns no other away
         if self._too_much(entry):
             raise Overloaded(
-                f"{self.queued_tokens} tokens are waiting; {entry.left} more would pass the limit, {self._queue_tokens}"
+                f"{self.queued_tokens} tokens are waiting; {entry.left} more are too many for the queue's "
+                f"{self._queue_tokens}"
             )
         self._entries.append(entry)
         self.queued_tokens += entry.left
@@ -116,7 +120,8 @@ class Scheduler(Generic[J]):
         return taken
 
     def _too_much(self, entry: _Entry[J]) -> bool:
-        return bool(self._entries) and self.queued_tokens + entry.left > self._queue_tokens
+        held = sum(min(other.left, self._most_held) for other in self._entries)
+        return bool(self._entries) and held + min(entry.left, self._most_held) > self._queue_tokens
 
     def _drop_ended(self) -> None:
         self._entries = deque(entry for entry in self._entries if not entry.job.ended())

@@ -63,10 +63,10 @@ def test_a_task_that_nobody_serves(service: Harness, task: str) -> None:
         ([None], r"^inputs\[0\]: An input is a text"),
         ([["good"]], r"^inputs\[0\]: An input is a text"),
         ({}, r"^inputs\.text: Field required"),
-        ([{"txt": "good"}], r"^inputs\[0\]\.text: Field required"),
+        ([{"txt": "good"}], r"^inputs\[0\]: there is no field txt"),
         ({"text": 5}, r"^inputs\.text: .*valid string"),
         ({"text": "good", "text_pair": 5}, r"^inputs\.text_pair: .*valid string"),
-        ([{"text": "good", "label": "x"}], r"^inputs\[0\]\.label: Extra inputs are not permitted"),
+        ([{"text": "good", "label": "x"}], r"^inputs\[0\]: there is no field label"),
         ({"text": "good", "text_pair": "bad"}, r"^inputs\[0\]: the task reads one text"),
         (["good", {"text": "good", "text_pair": ""}], r"^inputs\[1\]: the task reads one text"),
         (["good"] * (MAX_INPUTS + 1), f"^inputs: {MAX_INPUTS + 1} in one request; at most {MAX_INPUTS}"),
@@ -105,7 +105,7 @@ def test_as_many_inputs_as_are_allowed_are_answered(service: Harness) -> None:
         ({"truncate": 1}, r"^parameters\.truncate: .*valid boolean"),
         ({"version": -1}, r"^parameters\.version: .*greater than or equal to 0"),
         ({"version": "1"}, r"^parameters\.version: .*valid integer"),
-        ({"topk": 3}, r"^parameters\.topk: Extra inputs are not permitted"),
+        ({"topk": 3}, r"^parameters: there is no field topk"),
         ([], "^parameters: .*object"),
         (None, "^parameters: .*object"),
     ],
@@ -139,11 +139,11 @@ def test_a_text_too_long_where_truncation_is_forbidden(service: Harness) -> None
         (b"[]", "object"),
         (b'"good film"', "object"),
         (b"{}", "inputs: Field required"),
-        (b'{"input": "good film"}', "Field required"),
-        (b'{"inputs": "good film", "task": "mood"}', "task: Extra inputs are not permitted"),
+        (b'{"input": "good film"}', "there is no field input"),
+        (b'{"inputs": "good film", "task": "mood"}', "there is no field task"),
         (b'{"inputs": NaN}', "inputs: "),
         (b'{"inputs": "good", "parameters": {"top_k": ' + b"9" * 5000 + b"}}", "number out of range"),
-        (b'{"inputs": "good film", "' + b"k" * 100_000 + b'": 1}', "^k+…$"),
+        (b'{"inputs": "good film", "' + b"k" * 100_000 + b'": 1}', "there is no field k{100}$"),
     ],
 )
 def test_a_body_that_is_not_the_json_asked_for(service: Harness, body: bytes, cause: str) -> None:
@@ -209,7 +209,7 @@ def test_a_length_that_is_no_number(service: Harness, length: str) -> None:
 @pytest.mark.parametrize("media", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "nonsense"])
 def test_another_media_type(service: Harness, media: str) -> None:
     response = service.http.post("/predict/mood", content=b'{"inputs": "x"}', headers={"Content-Type": media})
-    assert_problem(response, 415, "unsupported_media_type", f"is {media}; send it with Content-Type: application/json")
+    assert_problem(response, 415, "unsupported_media_type", f"is {media}; send it as application/json")
 
 
 @pytest.mark.parametrize("path", ["/", "/predict", "/nope", "/predict/mood/more", "/predict/..%2f..%2fetc", "/%ff"])
@@ -252,5 +252,5 @@ def test_a_caller_who_leaves_in_the_middle_of_a_body(service: Harness, caplog: p
         "root_path": "",
     }
     asyncio.run(service.http.app(scope, receive, send))  # type: ignore[arg-type]
-    assert sent[0]["status"] == 422
+    assert sent[0]["status"] == 400
     assert not caplog.records

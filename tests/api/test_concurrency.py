@@ -1,6 +1,7 @@
 """Many callers at once, and callers and engines that fail: nobody harms a neighbour, and every request ends."""
 
 import threading
+from asyncio import Event
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -219,13 +220,13 @@ def test_a_full_queue_refuses_with_the_time_to_come_back(
     with harness(tmp_path, tiny_base, queue_tokens=10) as service:
         running = callers.submit(service.answers, "embedding", "good film")
         gate.wait_for_a_batch()
-        waiting = callers.submit(service.answers, "embedding", "good " * 7)
-        wait_until(lambda: queued(service) == 9)
+        waiting = [callers.submit(service.answers, "embedding", "good " * 3) for _ in range(2)]
+        wait_until(lambda: queued(service) == 10)
         refused = service.predict("embedding", "good film")
-        assert_problem(refused, 503, "overloaded", "9 tokens are waiting; 4 more would pass the limit, 10")
+        assert_problem(refused, 503, "overloaded", "10 tokens are waiting; 4 more are too many for the queue's 10")
         assert int(refused.headers["Retry-After"]) >= 1
         gate.open()
-        assert len(running.result()) == len(waiting.result()) == 1
+        assert [len(future.result()) for future in (running, *waiting)] == [1, 1, 1]
         assert service.answers("embedding", "good film") == running.result()
         assert sample(service, "rootstock_requests_total", task="embedding", outcome="overloaded") == 1
 
@@ -242,6 +243,21 @@ def test_a_caller_who_gives_up_costs_nobody_anything(service: Harness, gate: Gat
     assert len(running.result()) == len(waiting.result()) == 1
     assert gate.rows == 2  # what nobody waits for is not run
     assert queued(service) == 0
+    assert service.answers("embedding", "good film") == running.result()
+
+
+def test_the_work_of_a_caller_who_left_is_given_up(service: Harness, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    running = callers.submit(service.answers, "embedding", "good film")
+    gate.wait_for_a_batch()
+    gone = Event()
+    call_in_the_loop(service, b'{"inputs": ["gone", "gone"]}', gone)
+    wait_until(lambda: queued(service) > 0)
+    assert service.http.portal is not None
+    service.http.portal.call(gone.set)
+    wait_until(lambda: sample(service, "rootstock_requests_total", task="embedding", outcome="caller_left") == 1)
+    gate.open()
+    assert len(running.result()) == 1
+    assert gate.rows == 1
     assert service.answers("embedding", "good film") == running.result()
 
 
@@ -285,8 +301,13 @@ def test_a_service_that_cannot_wait_ends_what_it_has(service: Harness, gate: Gat
         assert_problem(call.result(), 503, "stopping", "the service stopped before")
 
 
-def call_in_the_loop(service: Harness, body: bytes) -> "Future[None]":
-    """A request as a task of the event loop, which a test may cancel as a server does."""
+def call_in_the_loop(service: Harness, body: bytes, gone: Event | None = None) -> "Future[None]":
+    """A request as a task of the event loop, which a test may cancel as a server does.
+
+    Args:
+        gone: when set, the caller closes the connection.
+    """
+    gone = gone or Event()
     scope = {
         "type": "http",
         "method": "POST",
@@ -296,8 +317,13 @@ def call_in_the_loop(service: Harness, body: bytes) -> "Future[None]":
         "root_path": "",
     }
 
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        for message in messages:
+            return message
+        await gone.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         pass

@@ -13,10 +13,10 @@ from service.engine.base_model import BaseModel
 from service.errors import UnknownTask
 from service.metrics import Metrics
 from service.registry.registry import Registry
-from service.registry.store import FolderStore
+from service.registry.store import LOCK, FolderStore
 
 # What the store asks of the disk: make a temporary file or open the folder, reach the disk, name, remove.
-STEPS = ("open", "fsync", "chmod", "replace", "unlink")
+STEPS = ("open", "fsync", "chmod", "link", "replace", "unlink")
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -59,13 +59,15 @@ def trouble(fails_at: int, error: BaseException) -> Iterator[Disk]:
 
 
 def open_registry(base: BaseModel, folder: Path, metrics: Metrics | None = None, spare: int = 8) -> Registry:
+    """A registry that holds no lock: tests look at one folder through several."""
     registry = Registry(base, FolderStore(folder), Bank(spare), metrics or Metrics())
     registry.open()
+    registry.close()
     return registry
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
 
 
 def served(registry: Registry) -> dict[str, tuple[int, str]]:

@@ -113,6 +113,7 @@ def test_a_disk_that_stays_dead_leaves_the_same_served_by_memory_and_by_disk(
     lived_in: Registry, tiny_base: BaseModel, reopen: Reopen, files: list[bytes], tmp_path: Path, change: str, step: int
 ) -> None:
     store = DeadStore(tmp_path)
+    store.close()
     registry = Registry(tiny_base, store, Bank(), Metrics())
     registry.open()
     before = served(registry)

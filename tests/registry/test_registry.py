@@ -170,6 +170,42 @@ def test_a_deleted_version_is_gone(registry: Registry, reopen: Reopen, files: li
                 asked("toy", 1)
 
 
+def test_a_version_deleted_while_it_is_read_does_not_stay_in_memory(
+    tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
+) -> None:
+    class SlowStore(FolderStore):
+        def read(self, task: str, version: int) -> bytes:
+            data = super().read(task, version)
+            registry.delete(task, version)
+            return data
+
+    registry = Registry(tiny_base, SlowStore(tmp_path), Bank(), Metrics())
+    registry.upload("toy", files[0], activate=False)
+    registry.upload("toy", files[1])
+    assert registry.resident("toy", 1).digest == digest(files[0])
+    assert [resident.version for resident in registry.residents()] == [2]
+
+
+def test_a_file_that_has_vanished_is_an_unknown_version(registry: Registry, files: list[bytes], tmp_path: Path) -> None:
+    registry.upload("toy", files[0])
+    registry.upload("toy", files[1])
+    (tmp_path / "toy-1.safetensors").unlink()
+    for asked in (registry.resident, registry.file, registry.activate):
+        with pytest.raises(UnknownVersion, match="task toy has no version 1: its file is missing"):
+            asked("toy", 1)
+
+
+def test_a_registry_that_is_closed_lets_another_have_its_store(
+    tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
+) -> None:
+    registry = Registry(tiny_base, FolderStore(tmp_path), Bank(), Metrics())
+    registry.upload("toy", files[0])
+    with pytest.raises(BadStore, match="in use by another service"):
+        open_registry(tiny_base, tmp_path)
+    registry.close()
+    assert served(open_registry(tiny_base, tmp_path)) == served(registry)
+
+
 def test_a_retired_task_is_gone_and_its_files_too(
     registry: Registry, reopen: Reopen, files: list[bytes], tmp_path: Path
 ) -> None:

@@ -236,7 +236,8 @@ def test_if_the_thread_dies_every_job_ends_and_new_ones_are_refused(narrow: Serv
     narrow.engine.open.set()
     assert numbers(first) == [1]
     assert [type(fault(answer)) for answer in (whole, part, waiting)] == [EngineFault] * 3
-    assert refuses(narrow)
+    with pytest.raises(EngineFault, match="must be started again"):
+        narrow.submit(1)
     until(lambda: narrow.runner.busy_seconds() is None)
 
 

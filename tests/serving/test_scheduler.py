@@ -126,19 +126,21 @@ def test_rows_of_an_ended_job_are_dropped_and_their_tokens_leave_the_queue() -> 
 
 def test_the_queue_is_full_to_the_token() -> None:
     scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
-    scheduler.admit(FakeJob(5))
-    scheduler.admit(FakeJob(10, 5))
-    with pytest.raises(Overloaded, match="20 tokens are waiting; 1 more would pass the limit, 20"):
+    for job in (FakeJob(5), FakeJob(5, 5), FakeJob(5)):
+        scheduler.admit(job)
+    with pytest.raises(Overloaded, match="20 tokens are waiting; 1 more are too many for the queue's 20"):
         scheduler.admit(FakeJob(1))
-    assert (scheduler.queued_tokens, len(scheduler)) == (20, 2)
+    assert (scheduler.queued_tokens, len(scheduler)) == (20, 3)
 
 
-def test_a_job_larger_than_the_queue_finds_a_place_when_it_is_alone() -> None:
+def test_a_job_larger_than_the_queue_is_taken_and_leaves_half_of_it_to_others() -> None:
     scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
     scheduler.admit(FakeJob(*[10] * 5))
-    with pytest.raises(Overloaded):
+    for _ in range(10):
         scheduler.admit(FakeJob(1))
-    assert len(run_out(scheduler)) == 5
+    with pytest.raises(Overloaded, match="60 tokens are waiting; 1 more"):
+        scheduler.admit(FakeJob(1))
+    assert sum(map(len, run_out(scheduler))) == 15
 
 
 def test_work_that_was_given_up_turns_no_other_away() -> None:
@@ -167,8 +169,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(sizes=ROWS)
     def admit(self, sizes: list[int]) -> None:
-        job, wanted = FakeJob(*sizes), self.waiting(ended=False)
-        if wanted and wanted + sum(sizes) > self.LIMIT:
+        job = FakeJob(*sizes)
+        others = [sum(other.sizes[row] for row in self.left[other]) for other in self.live()]
+        if others and sum(min(tokens, self.LIMIT // 2) for tokens in (*others, sum(sizes))) > self.LIMIT:
             with pytest.raises(Overloaded):
                 self.scheduler.admit(job)
         else:

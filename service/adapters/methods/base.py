@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+
+from service.strict import Strict
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Tensor]
@@ -48,10 +49,8 @@ class Adaptation:
 BARE = Adaptation()
 
 
-class Method(BaseModel, ABC):
+class Method(Strict, ABC):
     """A way for v to enter w; an instance is one adapter's configuration, stored in its manifest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @abstractmethod
     def shapes(self, dims: Dims) -> dict[str, Shape]:

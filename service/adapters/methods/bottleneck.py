@@ -67,7 +67,9 @@ class Houlsby(Method):
     bottleneck: Annotated[int, Field(ge=1, le=MAX_BOTTLENECK)] = 64
     activation: Activation = "gelu"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, description="which layers carry adapters, counted from 0; all of them when left out"
+        default=None,
+        max_length=1000,
+        description="which layers carry adapters, counted from 0; all of them when left out",
     )
     norms: bool = Field(default=True, description="whether the LayerNorms of those layers are the task's own")
     init_scale: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
