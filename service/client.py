@@ -86,6 +86,15 @@ class Client:
             raise self._foreign("no list of tasks")
         return tasks
 
+    def task(self, task: str) -> dict[str, Any]:
+        """One served task: kind, labels, active version, figure."""
+        return self._object("version", "GET", f"/tasks/{_quoted(task)}")
+
+    def file(self, task: str, version: int) -> bytes:
+        """A version's adapter file."""
+        response = self._send("GET", f"/adapters/{_quoted(task)}/versions/{version}")
+        return response.content
+
     def stats(self) -> dict[str, Any]:
         """|w|, Σ|v| and what they come to."""
         return self._object("base", "GET", "/stats")
@@ -109,18 +118,26 @@ class Client:
         return answer
 
     def _json(self, method: str, path: str, **arguments: Any) -> Any:
+        response = self._send(method, path, **arguments)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._foreign(f"{response.status_code} without JSON") from error
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+        """A successful answer; a refusal is raised as the error that it was there."""
         try:
             response = self._http.request(method, path, **arguments)
         except httpx2.HTTPError as error:
             raise ServiceUnreachable(f"no answer from {self._url}: {error}") from error
         except ValueError as error:  # a lone surrogate, a number that is none
             raise BadInput(f"this cannot be sent as JSON: {error}") from error
+        if response.is_success:
+            return response
         try:
             answer = response.json()
         except ValueError as error:
             raise self._foreign(f"{response.status_code} without JSON") from error
-        if response.is_success:
-            return answer
         if not isinstance(answer, dict) or "code" not in answer:
             raise self._foreign(f"{response.status_code} without a code")
         refusal = ERRORS.get(str(answer["code"]), RootstockError)(str(answer.get("detail", answer)))

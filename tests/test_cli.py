@@ -13,25 +13,29 @@ from click.testing import CliRunner, Result
 
 import service
 from service.adapters.file import digest, write_adapter
+from service.adapters.manifest import KindName
 from service.api.app import create_app
 from service.cli import main
 from service.client import Client
 from service.engine.base_model import BaseModel
 from service.settings import Settings
+from service.tasks import KINDS
+from service.training.trainer import Progress
 from tests.adapters.forge import with_header, with_manifest
 from tests.live import listening
 from tests.tiny import make_adapter, make_manifest, make_tensors
-from tests.training.toys import sentiment, write_csv
+from tests.training.toys import TOYS, as_row, sentiment, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, tiny_base: BaseModel) -> Iterator[str]:
-    """A service with two tasks."""
+    """A service with three tasks."""
     settings = Settings(store=tmp_path_factory.mktemp("store"), threads=1)
     with listening(create_app(settings, tiny_base)) as url:
         with Client(url) as client:
             client.push("mood", make_adapter(tiny_base, labels=("a", "b", "c", "d", "e"), seed=1))
             client.push("same", make_adapter(tiny_base, kind="regression", pair=True, seed=2))
+            client.push("where", make_adapter(tiny_base, kind="answer", seed=4))
         yield url
 
 
@@ -41,6 +45,19 @@ def adapter(tmp_path: Path, tiny_base: BaseModel) -> Path:
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(make_adapter(tiny_base, task="toy", seed=3, description="A toy.", licence="CC0"))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.measure.RESAMPLES", 50)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +87,7 @@ def assert_sentence(result: Result, cause: str) -> None:
 
 def test_the_program_names_its_version_and_its_commands() -> None:
     assert output("--version") == f"rootstock, version {service.__version__}\n"
-    for command in ("serve", "push", "predict", "tasks", "inspect", "train"):
+    for command in ("serve", "push", "predict", "tasks", "inspect", "train", "evaluate"):
         assert command in output("--help")
         assert "Usage: main " + command in output(command, "-h")
 
@@ -81,7 +98,7 @@ def test_inspect_shows_what_a_file_says_of_itself(adapter: Path) -> None:
     assert shown["description"] == "A toy."
     assert shown["labels"] == "negative, positive"
     assert shown["licence"] == "CC0"
-    assert shown["method"].startswith("name=houlsby bottleneck=4 ")
+    assert shown["method"].startswith("houlsby norms=True bottleneck=4 ")
     assert shown["trained"].startswith("accuracy 0.5000 on validation; 100 rows")
     assert shown["file"].endswith(f"sha256 {digest(adapter.read_bytes())}")
 
@@ -106,7 +123,7 @@ def test_inspect_tells_what_is_wrong_with_a_file(tmp_path: Path, tiny_base: Base
         r"tensor head\.bias holds values that are not finite": write_adapter(
             manifest, tensors | {"head.bias": torch.tensor([0, torch.nan])}
         ),
-        "base.layers is 1000000000000000": with_manifest(whole, base=huge),
+        "base.layers: Input should be less than or equal to 1000": with_manifest(whole, base=huge),
     }
     path = tmp_path / "damaged.safetensors"
     for cause, data in damaged.items():
@@ -135,6 +152,20 @@ def test_predict_takes_a_second_text_and_a_number_of_labels(url: str) -> None:
     assert len(json.loads(output("predict", "mood", "good film", "--top-k", 1, "--url", url))["scores"]) == 1
 
 
+def test_predict_takes_the_passage_that_answers(url: str) -> None:
+    context = "the cat is in the place"
+    lines = output("predict", "where", "the cat", "a dog", "--context", context, "--url", url).splitlines()
+    for line in lines:
+        found = json.loads(line)
+        assert found["answer"] == context[found["start"] : found["end"]] != ""
+    assert len(lines) == 2
+
+
+def test_predict_takes_a_second_text_or_a_passage_and_not_both(url: str) -> None:
+    result = run("predict", "where", "the cat", "--context", "a dog", "--pair", "a dog", "--url", url)
+    assert (result.exit_code, "--pair and --context exclude each other" in result.output) == (2, True)
+
+
 def test_predict_wants_a_text(url: str) -> None:
     result = run("predict", "mood", "--url", url, given="\n")
     assert (result.exit_code, "no text given" in result.output) == (2, True)
@@ -145,8 +176,10 @@ def test_predict_wants_a_text(url: str) -> None:
     [
         (("predict", "nope", "good"), "there is no task 'nope'"),
         (("predict", "mood", ""), r"inputs\[0\]: text is empty"),
-        (("predict", "same", "good"), "compares two texts"),
-        (("predict", "mood", "good", "--pair", "bad"), "reads one text"),
+        (("predict", "same", "good"), "reads {text, text_pair}; a text was sent"),
+        (("predict", "mood", "good", "--pair", "bad"), "reads a text"),
+        (("predict", "mood", "good", "--context", "bad"), "reads a text; {question, context} was sent"),
+        (("predict", "where", "good", "--pair", "bad"), "reads {question, context}; {text, text_pair} was sent"),
         (("predict", "mood", "\ud800"), "cannot be sent as JSON"),
     ],
 )
@@ -190,9 +223,10 @@ def test_a_service_that_is_not_there_ends_with_a_sentence(command: tuple[str, ..
     assert_sentence(run(*command, "--url", "http://[::1"), "is no address")
 
 
-@pytest.mark.parametrize("command", ["inspect", "push", "train"])
+@pytest.mark.parametrize("command", ["inspect", "push", "train", "evaluate"])
 def test_a_file_that_is_not_there_is_a_wrong_call(command: str, tmp_path: Path) -> None:
-    result = run(command, tmp_path / "none", *(["--task", "x"] if command == "train" else []))
+    none = tmp_path / "none"
+    result = run(command, *{"train": (none, "--task", "x"), "evaluate": ("mood", none)}.get(command, (none,)))
     assert result.exit_code == 2
     assert "does not exist" in result.output
 
@@ -203,7 +237,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def train(tiny_folder: Path, data: Path, *options: object) -> Result:
-    common = ("--base-model", tiny_folder, "--dtype", "float32", "--max-length", 32, "--bottleneck", 8)
+    common = ("--base-model", tiny_folder, "--threads", 1, "--dtype", "float32", "--max-length", 32)
     return run("train", data, *common, "--epochs", 3, "--learning-rate", "0.01", "--batch-size", 16, *options)
 
 
@@ -228,6 +262,8 @@ def test_a_trained_file_can_be_inspected_pushed_and_asked(
         *facts,
         "--report",
         report,
+        "--bottleneck",
+        8,
     )
     assert result.exit_code == 0, result.output
     file = out / "feeling-1.safetensors"
@@ -256,6 +292,137 @@ def test_fine_tuning_leaves_a_report_and_no_file(tmp_path: Path, tiny_folder: Pa
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("kind", TOYS)
+def test_every_kind_is_trained_measured_and_served_from_files(
+    tmp_path: Path, tiny_folder: Path, url: str, kind: KindName
+) -> None:
+    training, test = (write_jsonl(tmp_path / f"{n}.jsonl", kind, TOYS[kind](n, n)) for n in (100, 30))
+    named = ("--kind", kind) if kind == "regression" else ()
+    options = ("--task", f"{kind}-toy", "--method", "lora", "--rank", 4, "--norms", "--test", test, "--out", tmp_path)
+    result = train(tiny_folder, training, *named, *options)
+    assert result.exit_code == 0, result.output
+    aside = 10
+    assert f"{kind}: {100 - aside} rows to train on, {aside} to validate on\n" in result.stderr
+    metric = KINDS[kind].metrics[0]
+    figures = r"[-0-9.]+ \([-0-9.]+ to [-0-9.]+\) on {} rows"
+    lines = result.stdout.splitlines()
+    assert re.match(rf"validation \(epoch [123]\): {metric} {figures.format(aside)}", lines[0])
+    assert re.match(rf"test: {metric} {figures.format(30)}", lines[1])
+    assert ("calibration error" in lines[1]) == (kind == "classification")
+    assert re.match(r"trained [0-9,]+ parameters, [0-9.]+% of the base", lines[2])
+    assert lines[3] == f"wrote {tmp_path / f'{kind}-toy-report.html'}"
+    file = tmp_path / f"{kind}-toy-1.safetensors"
+    assert re.match(rf"wrote {file} \([0-9.]+ MB\); serve it with: rootstock push {file}", lines[4])
+    assert (tmp_path / f"{kind}-toy-report.html").read_text().startswith("<!doctype html>")
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+    here = output("evaluate", file, test, "--base-model", tiny_folder, "--threads", 1)
+    assert here.splitlines()[0] == lines[1].removeprefix("test: ")
+    output("push", file, "--url", url)
+    assert output("evaluate", f"{kind}-toy", test, "--url", url) == here
+    [facts] = [json.loads(output("evaluate", f"{kind}-toy", test, "--json", "--url", url))]
+    assert (facts["metric"], facts["rows"]) == (metric, 30)
+    assert f"{metric} {facts['value']:.4f}" in here
+    assert len(here.splitlines()) == 1 + len(facts["by_label"])
+    for label, counts in facts["by_label"].items():
+        assert re.search(rf"  {label} +{counts['hits'] + counts['missed']:.0f} rows  precision [0-9.]+ ", here)
+
+    row = as_row(kind, TOYS[kind](2, 5)[1])
+    passage = ("--context", row["context"]) if kind == "answer" else ()
+    answer = output("predict", f"{kind}-toy", row.get("text") or row["question"], *passage, "--url", url)
+    parts = {"classification": "label", "multilabel": "labels", "regression": "value", "tagging": "entities"}
+    assert parts.get(kind, "answer") in json.loads(answer)
+
+
+def test_a_kind_that_is_named_is_not_guessed(tmp_path: Path, tiny_folder: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(f"cat {n},{('pets', 'pets|rain', 'rain')[n % 3]}\n" for n in range(30)))
+    options = ("--task", "x", "--method", "head", "--epochs", 1, "--out", tmp_path)
+    assert "classification: 27 rows" in train(tiny_folder, data, *options).stderr
+    assert "multilabel: 27 rows" in train(tiny_folder, data, *options, "--kind", "multilabel").stderr
+    assert json.loads(output("inspect", tmp_path / "x-1.safetensors", "--json"))["labels"] == ["pets", "rain"]
+
+
+def test_a_training_that_was_cut_is_resumed(
+    tmp_path: Path, tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--task", "x", "--out", tmp_path, "--bottleneck", 4)
+    assert train(tiny_folder, data, *options).exit_code == 0
+    whole = (tmp_path / "x-1.safetensors").read_bytes()
+
+    def cut(bar: object, run: int, runs: int, progress: Progress) -> None:
+        if progress.epoch == 2 and progress.value is not None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.cli.training._Bar.show", cut)
+        assert train(tiny_folder, data, *options).exit_code == 1
+    assert list(tmp_path.glob("*.checkpoint"))
+    assert_sentence(train(tiny_folder, data, *options, "--resume", "--bottleneck", 5), "is of another training")
+    (tmp_path / "x-1.safetensors").unlink()
+    result = train(tiny_folder, data, *options, "--resume")
+    assert [line.split(":")[0] for line in result.stderr.splitlines() if "loss" in line] == ["epoch 3"]
+    assert (tmp_path / "x-1.safetensors").read_bytes() == whole
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_several_runs_are_told_apart(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
+    report = tmp_path / "report.json"
+    options = ("--task", "x", "--method", "head", "--epochs", 2, "--seed", 1, "--seed", 2, "--patience", 1)
+    result = train(tiny_folder, data, *options, "--out", tmp_path, "--report", report)
+    assert "run 1 of 2, epoch 1: loss" in result.stderr
+    assert "run 2 of 2, epoch 2: loss" in result.stderr
+    assert [one["seed"] for one in json.loads(report.read_text())["tried"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "named"),
+    [
+        ("houlsby", ("--rank", 4), "--rank"),
+        ("lora", ("--bottleneck", 4), "--bottleneck"),
+        ("lora", ("--activation", "relu", "--init-scale", "0.1"), "--activation, --init-scale"),
+        ("prefix", ("--layer", 1), "--layer"),
+        ("head", ("--length", 4), "--length"),
+        ("pfeiffer", ("--target", "query"), "--target"),
+        ("full", ("--norms",), "--norms"),
+        ("full", ("--layer", 1), "--layer"),
+    ],
+)
+def test_an_option_that_a_method_does_not_have_is_a_wrong_call(
+    tiny_folder: Path, data: Path, method: str, options: tuple[object, ...], named: str
+) -> None:
+    result = train(tiny_folder, data, "--task", "x", "--method", method, *options)
+    assert result.exit_code == 2
+    assert f"method {method} has no {named}\n" in result.output
+
+
+def test_the_methods_options_reach_the_file(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
+    options = ("--method", "parallel", "--bottleneck", 3, "--activation", "relu", "--layer", 1, "--no-norms")
+    result = train(tiny_folder, data, "--task", "x", *options, "--epochs", 1, "--pooling", "first", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(output("inspect", tmp_path / "x-1.safetensors", "--json"))
+    assert manifest["head"]["pooling"] == "first"
+    assert manifest["method"] == {
+        "name": "parallel", "layers": [1], "norms": False, "bottleneck": 3, "activation": "relu", "init_scale": 0.001,
+    }  # fmt: skip
+
+
+def test_what_cannot_be_measured_ends_with_a_sentence(
+    tmp_path: Path, tiny_folder: Path, adapter: Path, url: str
+) -> None:
+    data = write_csv(tmp_path / "data.csv", sentiment(4))
+    here = ("--base-model", tiny_folder)
+    assert_sentence(run("evaluate", adapter, data, *here, "--metric", "f1"), "not measured by f1")
+    assert_sentence(run("evaluate", adapter, data, *here, "--label", "mood"), "no column mood; found text, label")
+    assert_sentence(run("evaluate", "mood", data, "--url", url), "row 1: 'positive' is not one of the labels a, b")
+    assert_sentence(run("evaluate", "same", data, "--url", url), "row 1: the task reads two texts")
+    assert_sentence(run("evaluate", "nope", data, "--url", url), "task 'nope' is not served")
+    assert_sentence(run("evaluate", "embedding", data, "--url", url), "embedding")
+    assert_sentence(run("evaluate", "mood", data, "--url", "http://127.0.0.1:1"), "no answer from")
+    result = run("evaluate", tmp_path / "none.safetensors", data, "--url", url)
+    assert (result.exit_code, "there is no file" in result.output) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
@@ -263,6 +430,11 @@ def test_fine_tuning_leaves_a_report_and_no_file(tmp_path: Path, tiny_folder: Pa
         (("--task", "x", "--source", "s" * 3000), "source: String should have at most 2000"),
         (("--task", "x", "--label", "mood"), "training.csv.*mood"),
         (("--task", "x", "--base-model", "/none"), "base model /none: there is no such folder"),
+        (("--task", "x", "--layer", "2"), r"method.layers names \[2\], but the base has layers 0 to 1"),
+        (("--task", "x", "--metric", "f1"), "classification is not measured by f1; choose one of accuracy"),
+        (("--task", "x", "--kind", "regression"), "regression needs numbers"),
+        (("--task", "x", "--kind", "tagging"), r"training.csv:2: \d words, but 1 tags"),
+        (("--task", "x", "--learning-rate", "1e38"), "try a smaller one"),
     ],
 )
 def test_what_cannot_be_trained_ends_with_a_sentence(

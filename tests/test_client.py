@@ -116,7 +116,7 @@ def test_tasks_and_stats_are_the_services(client: Client, tiny_base: BaseModel) 
         ("no/pe", "good", RootstockError, "/predict/no/pe: Not Found"),
         ("no?pe", "good", UnknownTask, r"no\?pe"),
         ("mood", "", BadInput, "is empty"),
-        ("same", "good", BadInput, "compares two texts"),
+        ("same", "good", BadInput, r"reads \{text, text_pair\}; a text was sent"),
         ("mood", "good " * 10_000, TooLarge, "more than 10000 bytes"),
     ],
 )

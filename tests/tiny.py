@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
+from random import Random
 from string import ascii_lowercase, digits
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from tokenizers import Tokenizer
@@ -29,12 +30,13 @@ from transformers import (
 
 from service.adapters.file import write_adapter
 from service.adapters.manifest import Golden, HeadSettings, Input, KindName, Manifest, TokenizerSettings, Trained
-from service.adapters.methods import AnyMethod, Houlsby
+from service.adapters.methods import BARE, AnyMethod, Head, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
 from service.engine.bank import Resident, load_resident
 from service.engine.base_model import BaseModel
+from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
-from service.engine.tokens import TokenizedRow, tokenize
-from service.tasks import Floats, expected_shapes
+from service.engine.packing import pack
+from service.tasks import Floats, Given, Reading, Span, TokenizedRow, expected_shapes, kind_of, read_for
 
 MAX_LENGTH = 64
 WORDS = [
@@ -63,6 +65,28 @@ PUNCTUATION = list(".,!?'-:;")
 
 # Any label set will do where a test does not care.
 LABELS = ("negative", "positive")
+KINDS: tuple[KindName, ...] = get_args(KindName)
+LABELLED: tuple[KindName, ...] = ("classification", "multilabel", "tagging")
+
+UNREAD = Reading(Given("unread"), ())  # for kinds that decode without looking at the text
+
+# Every way to enter the base, and every option that makes it another one.
+METHODS: dict[str, AnyMethod] = {
+    "houlsby": Houlsby(bottleneck=4),
+    "houlsby without norms": Houlsby(bottleneck=9, norms=False, activation="tanh"),
+    "pfeiffer": Pfeiffer(bottleneck=5, activation="relu"),
+    "pfeiffer in one layer": Pfeiffer(bottleneck=1, layers=(1,)),
+    "parallel": Parallel(bottleneck=4, activation="swish"),
+    "lora": Lora(rank=3, alpha=6),
+    "lora everywhere": Lora(
+        rank=2, alpha=1, norms=True, targets=("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
+    ),
+    "lora in one layer": Lora(rank=4, layers=(0,), targets=("key", "ffn_out")),
+    "prefix": PrefixTuning(length=3),
+    "prefix with norms": PrefixTuning(length=7, norms=True),
+    "head": Head(),
+    "head with norms": Head(norms=True),
+}
 
 _SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _ROBERTA: dict[str, Any] = _SIZES | {"max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1, "type_vocab_size": 1}
@@ -127,18 +151,23 @@ def make_manifest(
     labels: Sequence[str] = LABELS,
     method: AnyMethod | None = None,
     pair: bool = False,
+    pooling: Literal["mean", "first"] = "mean",
     **fields: Any,
 ) -> Manifest:
-    """A manifest that fits `base`; `labels` count for kinds that have them. `fields` are any others of the manifest."""
+    """A manifest that fits `base`; `labels` count for kinds that have them, and kind answer always reads pairs.
+
+    Args:
+        fields: any others of the manifest.
+    """
     return Manifest(
         **{
             "task": task,
             "kind": kind,
             "method": method or Houlsby(bottleneck=4),
-            "labels": [] if kind in ("regression", "embedding") else list(labels),
+            "labels": list(labels) if kind in LABELLED else [],
             "base": base.identity,
             "tokenizer": TokenizerSettings(max_length=min(MAX_LENGTH, base.max_length)),
-            "head": HeadSettings(pair=pair),
+            "head": HeadSettings(pooling=pooling, pair=pair or kind == "answer"),
             "trained": Trained(metric="accuracy", value=0.5, rows=100, seed=0, date=date(2026, 1, 2), source="random"),
             **fields,
         }
@@ -163,6 +192,7 @@ def make_adapter(
     labels: Sequence[str] = LABELS,
     method: AnyMethod | None = None,
     pair: bool = False,
+    pooling: Literal["mean", "first"] = "mean",
     seed: int = 0,
     scale: float = 0.3,
     golden: Sequence[Input] = (),
@@ -173,13 +203,16 @@ def make_adapter(
     Args:
         golden: inputs to store with the outputs that the engine really gives.
     """
-    manifest = make_manifest(base, task, kind, labels, method, pair, **fields)
+    manifest = make_manifest(base, task, kind, labels, method, pair, pooling, **fields)
     tensors = make_tensors(base, manifest, seed, scale)
     if golden:
         resident = load_resident(base, write_adapter(manifest, tensors), version=1)
-        rows = [Row(_read(base, manifest, given), resident) for given in golden]
-        outputs = [resident.kind.decode(manifest, raw).outputs.tolist() for raw in Engine(base).run(rows)]
-        known = [Golden(input=given, outputs=output) for given, output in zip(golden, outputs, strict=True)]
+        known = []
+        for given in golden:
+            reading = read_one(base, manifest, given.text, given.text_pair)
+            raw = Engine(base).run([Row(row, resident) for row in reading.rows])
+            outputs = resident.kind.decode(manifest, reading, raw).outputs
+            known.append(Golden(input=given, outputs=outputs.tolist()))
         manifest = manifest.model_copy(update={"golden": known})
     return write_adapter(manifest, tensors)
 
@@ -187,6 +220,46 @@ def make_adapter(
 def make_resident(base: BaseModel, /, version: int = 1, **adapter: Any) -> Resident:
     """An adapter of `make_adapter`, ready to run."""
     return load_resident(base, make_adapter(base, **adapter), version)
+
+
+def make_pointer(base: BaseModel, task: str, kind: Literal["tagging", "answer"], word: str, **fields: Any) -> bytes:
+    """An adapter that finds `word` wherever in a text it stands, as an entity or as the answer; its head is trained."""
+    manifest = make_manifest(base, task, kind, labels=["found"], method=Head(), **fields)
+    others, generator = [one for one in [*WORDS, *PUNCTUATION, "東", "🙂", "x"] if one != word], Random(0)
+    readings, targets = [], []
+    for number in range(160):
+        words = generator.choices(generator.sample(others, generator.randint(2, 20)), k=generator.randint(1, 30))
+        place = generator.randrange(len(words))
+        words[place] = word if number % 3 else words[place]
+        start = len(" ".join([*words[:place], ""]))
+        label = (Span(start, start + len(word), "found"),) if number % 3 else ()
+        question = " ".join(generator.choices(others, k=3)) if kind == "answer" else None
+        text = " ".join(words)
+        readings.append(read_one(base, manifest, *((question, text) if question else (text,))))
+        targets += kind_of(manifest).targets(manifest, readings[-1], label)
+    rows = [row for reading in readings for row in reading.rows]
+    batch = pack(rows)
+    with torch.inference_mode():
+        x = encode(base.weights, batch, [Group(slice(0, len(rows)), slice(0, len(batch.ids)), BARE)])
+    head = {
+        name: torch.zeros(shape, requires_grad=True) for name, shape in expected_shapes(manifest, base.dims).items()
+    }
+    x = x.clone()  # not an inference tensor, so that training may use it
+    trained, finder = kind_of(manifest), torch.optim.LBFGS(head.values(), max_iter=80, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        finder.zero_grad()
+        loss = trained.loss(trained.outputs(head, x), targets, batch.lengths)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    finder.step(loss)  # type: ignore[no-untyped-call]
+    return write_adapter(manifest, head)
+
+
+def read_one(base: BaseModel, manifest: Manifest, text: str, text_pair: str | None = None) -> Reading:
+    """One input, read as the task reads it."""
+    return read_for(manifest, base.tokenizer, [Given(text, text_pair)])[0]
 
 
 def random_row(length: int, seed: int = 0, pair: bool = False, vocabulary: int = 100) -> TokenizedRow:
@@ -199,11 +272,6 @@ def random_row(length: int, seed: int = 0, pair: bool = False, vocabulary: int =
 def alone(engine: Engine, row: Row) -> Floats:
     """The row's raw outputs when nobody shares its batch."""
     return engine.run([row])[0]
-
-
-def _read(base: BaseModel, manifest: Manifest, given: Input) -> TokenizedRow:
-    pairs = [given.text_pair or ""] if manifest.head.pair else None
-    return tokenize(base.tokenizer, [given.text], pairs, manifest.tokenizer.max_length)[0]
 
 
 def _stir(model: torch.nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from service.adapters.methods import AnyMethod
+from service.adapters.methods import AnyMethod, Dims
 from service.errors import BadAdapter
 from service.strict import Strict
 
@@ -17,6 +17,7 @@ Label = Annotated[str, Field(min_length=1, max_length=200)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 MAX_LABELS = 10_000
+MAX_OUTPUTS = 10_000  # of one golden example; kinds that read every token have some for each
 
 
 class BaseIdentity(Strict):
@@ -24,12 +25,19 @@ class BaseIdentity(Strict):
 
     name: str = Field(max_length=200)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the base's weights and tokenizer")
-    hidden_size: int = Field(ge=1)
-    layers: int = Field(ge=1)
+    hidden_size: int = Field(ge=1, le=100_000)
+    inner_size: int = Field(ge=1, le=1_000_000, description="of the feed-forward sub-layer")
+    layers: int = Field(ge=1, le=1000)
+    heads: int = Field(ge=1, le=10_000)
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(layers=self.layers, hidden=self.hidden_size, inner=self.inner_size, heads=self.heads)
 
 
 class TokenizerSettings(Strict):
     max_length: int = Field(default=128, ge=8, le=100_000, description="tokens, special ones included")
+    overlap: int = Field(default=64, ge=0, le=100_000, description="tokens that neighbouring windows share (answer)")
 
 
 class HeadSettings(Strict):
@@ -42,7 +50,14 @@ class HeadSettings(Strict):
 class Calibration(Strict):
     """From the head's raw outputs to what the service answers; within bounds that float32 can compute with."""
 
-    temperature: float = Field(default=1.0, ge=1e-3, le=1e3, description="divides classification logits")
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3, description="divides the logits that scores come from")
+    threshold: float = Field(default=0.5, ge=0, le=1, description="multilabel: the score from which a label is given")
+    none_margin: float | None = Field(
+        default=None,
+        ge=-1e6,
+        le=1e6,
+        description="answer: none is given where it is likelier than the best by more than this; null: always answer",
+    )
     mean: float = Field(default=0.0, ge=-1e30, le=1e30, description="regression: value = mean + deviation · output")
     deviation: float = Field(default=1.0, ge=1e-30, le=1e30)
 
@@ -67,10 +82,10 @@ class Input(Strict):
 
 
 class Golden(Strict):
-    """An input with the outputs its trainer saw: probabilities by label, or the value."""
+    """An input with the outputs its trainer saw: the value, or probabilities by label, for each token that is read."""
 
     input: Input
-    outputs: list[Finite] = Field(fail_fast=True, max_length=MAX_LABELS)
+    outputs: list[Finite] = Field(fail_fast=True, max_length=MAX_OUTPUTS)
 
 
 class Manifest(Strict):
@@ -98,8 +113,12 @@ class Manifest(Strict):
             raise ValueError(f"labels: {twice!r} is named twice")
         if self.kind == "classification" and len(self.labels) < 2:
             raise ValueError(f"labels: classification needs at least two, found {len(self.labels)}")
-        if self.kind in ("regression", "embedding") and self.labels:
+        if self.kind in ("multilabel", "tagging") and not self.labels:
+            raise ValueError(f"labels: {self.kind} needs at least one")
+        if self.kind in ("regression", "answer", "embedding") and self.labels:
             raise ValueError(f"labels: {self.kind} has none, found {len(self.labels)}")
+        if self.kind in ("tagging", "answer") and self.head.pair != (self.kind == "answer"):
+            raise ValueError(f"head.pair: {self.kind} reads {'one text' if self.head.pair else 'two texts'}")
         return self
 
 

@@ -1,27 +1,26 @@
 """POST /predict/{task}: text in, answers out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 
-from service.adapters.manifest import MAX_LABELS
+from service.adapters.manifest import MAX_LABELS, Manifest
 from service.api.body import body_schema, read_json
 from service.api.problems import documented
-from service.api.schemas import Parameters, PredictAnswer, PredictRequest, TextInput
+from service.api.schemas import Parameters, PredictAnswer, PredictRequest, QuestionInput, TextInput
 from service.api.services import Services, ServicesHere
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Row
-from service.engine.tokens import TokenizedRow, tokenize
 from service.errors import BadInput, CallerLeft, EngineFault, RootstockError
-from service.tasks import Floats
+from service.tasks import Answer, Floats, Given, Reading, read_for
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
 INLINE_NUMBERS = 20_000  # more outputs than this are decoded there
@@ -69,8 +68,9 @@ async def _find(services: Services, task: str, version: int | None) -> Resident:
 async def _answer(
     request: Request, services: Services, task: str, resident: Resident, wanted: PredictRequest
 ) -> Response:
-    texts = _texts(wanted, resident, services.settings.max_inputs)
-    rows = await _tokenize(services.base, texts, resident, wanted.parameters)
+    inputs = _inputs(wanted, resident, services.settings.max_inputs)
+    readings = await _read(services.base, inputs, resident, wanted.parameters)
+    rows = [row for reading in readings for row in reading.rows]
     future = services.runner.submit([Row(row, resident) for row in rows])
     outputs = await _while_awaited(request, future)
 
@@ -80,8 +80,11 @@ async def _answer(
             "version": resident.version,
             "digest": resident.digest,
             "kind": resident.manifest.kind,
-            "predictions": [_decode(task, resident, raw, wanted.parameters) for raw in outputs],
-            "usage": {"tokens": sum(map(len, rows)), "truncated": sum(row.truncated for row in rows)},
+            "predictions": _decoded(task, resident, readings, outputs, wanted.parameters),
+            "usage": {
+                "tokens": sum(map(len, rows)),
+                "truncated": sum(reading.truncated for reading in readings),
+            },
         }
         return Response(to_json(answer), media_type="application/json")
 
@@ -113,52 +116,62 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _texts(wanted: PredictRequest, resident: Resident, limit: int) -> list[TextInput]:
+def _inputs(wanted: PredictRequest, resident: Resident, limit: int) -> list[Given]:
     """The inputs, checked against what the task reads.
 
     Raises:
         BadInput: naming the input by its place.
     """
-    inputs = wanted.inputs if isinstance(wanted.inputs, list) else [wanted.inputs]
-    if len(inputs) > limit:
-        raise BadInput(f"inputs: {len(inputs)} in one request; at most {limit} are answered")
-    scores = len(inputs) * min(len(resident.manifest.labels), wanted.parameters.top_k or MAX_LABELS)
+    given = wanted.inputs if isinstance(wanted.inputs, list) else [wanted.inputs]
+    if len(given) > limit:
+        raise BadInput(f"inputs: {len(given)} in one request; at most {limit} are answered")
+    scores = len(given) * min(len(resident.manifest.labels), wanted.parameters.top_k or MAX_LABELS)
     if scores > MAX_SCORES:
         raise BadInput(f"inputs: {scores} scores in one answer, at most {MAX_SCORES} are given; name top_k")
-    texts = [TextInput(text=given) if isinstance(given, str) else given for given in inputs]
-    pair = resident.manifest.head.pair
-    for index, given in enumerate(texts):
-        if pair and given.text_pair is None:
-            raise BadInput(f"inputs[{index}]: the task compares two texts; send {{text, text_pair}}")
-        if not pair and given.text_pair is not None:
-            raise BadInput(f"inputs[{index}]: the task reads one text; it has no use for text_pair")
-        for field in ("text", "text_pair"):
-            if (value := getattr(given, field)) is not None and not value.strip():
-                raise BadInput(f"inputs[{index}]: {field} is empty")
-    return texts
+    return [_given(resident.manifest, f"inputs[{index}]", one) for index, one in enumerate(given)]
 
 
-async def _tokenize(
-    base: BaseModel, given: Sequence[TextInput], resident: Resident, parameters: Parameters
-) -> list[TokenizedRow]:
-    texts = [one.text for one in given]
-    pairs = [one.text_pair or "" for one in given] if resident.manifest.head.pair else None
-    arguments = (base.tokenizer, texts, pairs, resident.manifest.tokenizer.max_length)
-    if sum(map(len, texts)) + sum(map(len, pairs or ())) > INLINE_CHARACTERS:
-        rows = await asyncio.to_thread(tokenize, *arguments)
+def _given(manifest: Manifest, place: str, sent: str | TextInput | QuestionInput) -> Given:
+    names = ("question", "context") if manifest.kind == "answer" else ("text", "text_pair")
+    found = {"text": sent} if isinstance(sent, str) else sent.model_dump(exclude_none=True)
+    needed = names if manifest.head.pair else names[:1]
+    if set(found) != set(needed):
+        raise BadInput(f"{place}: the task reads {_form(needed)}; {_form(found)} was sent")
+    for name, value in found.items():
+        if not value.strip():
+            raise BadInput(f"{place}: {name} is empty")
+    return Given(*(found[name] for name in needed))
+
+
+def _form(names: Collection[str]) -> str:
+    return "a text" if set(names) == {"text"} else f"{{{', '.join(names)}}}"
+
+
+async def _read(base: BaseModel, inputs: Sequence[Given], resident: Resident, parameters: Parameters) -> list[Reading]:
+    arguments = (resident.manifest, base.tokenizer, inputs)
+    if sum(len(given.text) + len(given.text_pair or "") for given in inputs) > INLINE_CHARACTERS:
+        readings = await asyncio.to_thread(read_for, *arguments)
     else:
-        rows = tokenize(*arguments)
+        readings = read_for(*arguments)
     if not parameters.truncate:
-        for index, row in enumerate(rows):
-            if row.truncated:
+        for index, reading in enumerate(readings):
+            if reading.truncated:
                 longest = resident.manifest.tokenizer.max_length
                 raise BadInput(f"inputs[{index}]: longer than the task's {longest} tokens, and truncate is false")
-    return rows
+    return readings
 
 
-def _decode(task: str, resident: Resident, raw: Floats, parameters: Parameters) -> dict[str, Any]:
+def _decoded(
+    task: str, resident: Resident, readings: Sequence[Reading], outputs: Sequence[Floats], parameters: Parameters
+) -> list[Answer]:
+    left = iter(outputs)
+    return [_decode(task, resident, reading, list(islice(left, len(reading.rows))), parameters) for reading in readings]
+
+
+def _decode(task: str, resident: Resident, reading: Reading, raw: Sequence[Floats], parameters: Parameters) -> Answer:
+    finite = all(np.isfinite(part).all() for part in raw)
     with np.errstate(all="ignore"):  # judged by what comes out
-        prediction = resident.kind.decode(resident.manifest, raw, parameters.top_k)
-    if not (np.isfinite(raw).all() and np.isfinite(prediction.outputs).all()):
+        prediction = resident.kind.decode(resident.manifest, reading, raw, parameters.top_k)
+    if not (finite and np.isfinite(prediction.outputs).all()):
         raise EngineFault(f"task {task} version {resident.version} put out a value that is not a finite number")
     return prediction.answer

@@ -19,12 +19,23 @@ class TextInput(_Request):
     text_pair: str | None = None
 
 
+class QuestionInput(_Request):
+    """A question and the passage that may answer it."""
+
+    question: str
+    context: str
+
+
 # Inputs are told apart by form, so that an error speaks of what was sent and not of every alternative.
-FORMS = TEXT, OBJECT, ONE, MANY = "as text", "as object", "as one", "as many"
+FORMS = TEXT, OBJECT, QUESTION, ONE, MANY = "as text", "as object", "as question", "as one", "as many"
 
 
 def _input_form(value: Any) -> str | None:
-    return TEXT if isinstance(value, str) else OBJECT if isinstance(value, dict) else None
+    if isinstance(value, str):
+        return TEXT
+    if not isinstance(value, dict):
+        return None
+    return QUESTION if value.keys() & {"question", "context"} else OBJECT
 
 
 def _inputs_form(value: Any) -> str:
@@ -32,9 +43,11 @@ def _inputs_form(value: Any) -> str:
 
 
 OneInput = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[TextInput, Tag(OBJECT)],
+    Annotated[str, Tag(TEXT)] | Annotated[TextInput, Tag(OBJECT)] | Annotated[QuestionInput, Tag(QUESTION)],
     Discriminator(
-        _input_form, custom_error_type="input_form", custom_error_message="An input is a text or {text, text_pair}"
+        _input_form,
+        custom_error_type="input_form",
+        custom_error_message="An input is a text, {text, text_pair} or {question, context}",
     ),
 ]
 Inputs = Annotated[
@@ -51,7 +64,7 @@ class Parameters(_Request):
 
 class PredictRequest(_Request):
     inputs: Inputs = Field(
-        description="a text, or {text, text_pair}, or a list of either",
+        description="a text, {text, text_pair} or {question, context}, as the task reads it, or a list of them",
         examples=[["I loved every minute of it.", "Not worth the ticket."]],
     )
     parameters: Parameters = Parameters()
@@ -72,8 +85,8 @@ class PredictAnswer(BaseModel):
     digest: str
     kind: KindName
     predictions: list[dict[str, Any]] = Field(
-        description="one per input: {label, score, scores} for classification, {value} for regression, "
-        "{embedding} for embedding"
+        description="one per input: {label, score, scores} for classification, {labels} for multilabel, {value} for "
+        "regression, {entities} for tagging, {answer, start, end, score} for answer, {embedding} for embedding"
     )
     usage: Usage
 

@@ -51,8 +51,14 @@ class BaseModel:
 
     @property
     def identity(self) -> BaseIdentity:
+        dims = self.dims
         return BaseIdentity(
-            name=self.name, fingerprint=self.fingerprint, hidden_size=self.dims.hidden, layers=self.dims.layers
+            name=self.name,
+            fingerprint=self.fingerprint,
+            hidden_size=dims.hidden,
+            inner_size=dims.inner,
+            layers=dims.layers,
+            heads=dims.heads,
         )
 
     @property
@@ -77,11 +83,10 @@ def load_base(name: str = DEFAULT_BASE, dtype: str = "float32") -> BaseModel:
     architecture = _architecture(config, name)
     named = _named_weights(architecture, config, state, name)
     weights = _build(architecture, config, named, name)
-    hidden, layers = getattr(config, architecture.config.hidden), getattr(config, architecture.config.layers)
     return BaseModel(
         name=_display_name(name),
         fingerprint=_fingerprint(named, _arithmetic(architecture, config), tokenizer),
-        dims=Dims(layers=layers, hidden=hidden),
+        dims=weights.dims,
         max_length=len(weights.embeddings.position),
         tokenizer=tokenizer,
         weights=weights.to(DTYPES[dtype]),

@@ -11,8 +11,8 @@ from service.adapters.methods import Adaptation
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.encoder import Group, encode
-from service.engine.tokens import TokenizedRow, pack
-from service.tasks import Floats
+from service.engine.packing import pack
+from service.tasks import Floats, TokenizedRow
 
 
 class Row(NamedTuple):
@@ -29,7 +29,11 @@ class Engine:
         self.base = base
 
     def run(self, rows: Sequence[Row]) -> list[Floats]:
-        """Raw outputs of the heads, in the order of `rows`; any tasks, kinds, methods and lengths together."""
+        """Raw outputs of the heads, in the order of `rows`; any tasks, kinds, methods and lengths together.
+
+        Returns:
+            for each row [width], or [tokens, width] where the kind's head reads every token.
+        """
         if not rows:
             return []
         # Neighbours share an adapter, then a head; equal lengths stand together for attention's sake.
@@ -44,19 +48,19 @@ class Engine:
 
     def _hidden(self, rows: Sequence[Row]) -> Tensor:
         """Token vectors of all rows, [tokens, hidden], from the one pass."""
-        batch = pack([row.tokens for row in rows])
+        batch = pack([row.tokens for row in rows], [row.resident.adaptation.prefix_length for row in rows])
         return encode(self.base.weights, batch, _groups(rows))
 
     def _heads(self, rows: Sequence[Row], hidden: Tensor) -> list[Floats]:
         outputs: list[Floats] = []
         first = 0
         for resident, mine in groupby(rows, key=lambda row: row.resident):
-            lengths = torch.tensor([len(row.tokens) for row in mine])
-            tokens = int(lengths.sum())
-            vectors = hidden[first : first + tokens].float()
-            features = resident.kind.features(resident.manifest.head, vectors, lengths)
-            outputs.extend(resident.kind.outputs(resident.head, features).numpy())
-            first += tokens
+            lengths = [len(row.tokens) for row in mine]
+            vectors = hidden[first : first + sum(lengths)].float()
+            features = resident.kind.features(resident.manifest.head, vectors, torch.tensor(lengths))
+            found = resident.kind.outputs(resident.head, features)
+            outputs.extend(part.numpy() for part in (found.split(lengths) if resident.kind.per_token else found))
+            first += sum(lengths)
         return outputs
 
 
@@ -66,11 +70,11 @@ def _place(row: Row) -> tuple[int, int, int]:
 
 def _groups(rows: Sequence[Row]) -> list[Group]:
     groups: list[Group] = []
-    first = 0
+    row = token = 0
     for _, mine in groupby(rows, key=lambda row: id(row.resident.adaptation)):
         members = list(mine)
-        last = first + sum(len(row.tokens) for row in members)
+        last_row, last_token = row + len(members), token + sum(len(member.tokens) for member in members)
         adaptation: Adaptation = members[0].resident.adaptation
-        groups.append(Group(slice(first, last), adaptation))
-        first = last
+        groups.append(Group(slice(row, last_row), slice(token, last_token), adaptation))
+        row, token = last_row, last_token
     return groups

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.adapters.methods import Norm, Place
+from service.adapters.methods import Dims, Norm, Place
 
 
 class Linear(NamedTuple):
@@ -64,6 +64,11 @@ class Weights(NamedTuple):
     def dtype(self) -> torch.dtype:
         """The precision of the linear layers, and of token vectors between them."""
         return self.layers[0].qkv.weight.dtype
+
+    @property
+    def dims(self) -> Dims:
+        inner, hidden = self.layers[0].ffn_in.weight.shape
+        return Dims(layers=len(self.layers), hidden=hidden, inner=inner, heads=self.heads)
 
     def norms(self) -> dict[tuple[int, Place], Norm]:
         """Every layer's two LayerNorms, by layer and place."""

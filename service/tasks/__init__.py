@@ -1,21 +1,34 @@
 """The kinds of task. A new one is a file here and a row in `KINDS`."""
 
-from service.adapters.manifest import Manifest
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from service.adapters.manifest import KindName, Manifest
 from service.adapters.methods import Dims, Shape
 from service.errors import BadAdapter
-from service.tasks.base import Floats, Kind, Prediction
+from service.tasks.answer import AnswerKind
+from service.tasks.base import Answer, Floats, Kind, Label, Labelled, Prediction, Span
 from service.tasks.classification import Classification
 from service.tasks.embedding import Embedding
+from service.tasks.multilabel import Multilabel
+from service.tasks.reading import Given, Reading, TokenizedRow, read
 from service.tasks.regression import Regression
+from service.tasks.tagging import Tagging
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression(), Embedding())}
+KINDS: dict[KindName, Kind] = {
+    kind.name: kind for kind in (Classification(), Multilabel(), Regression(), Tagging(), AnswerKind(), Embedding())
+}
 
 
 def kind_of(manifest: Manifest) -> Kind:
-    kind = KINDS.get(manifest.kind)
-    if kind is None:
-        raise BadAdapter(f"manifest: kind {manifest.kind} is not served; known are {', '.join(KINDS)}")
-    return kind
+    return KINDS[manifest.kind]
+
+
+def read_for(manifest: Manifest, tokenizer: Tokenizer, inputs: Sequence[Given]) -> list[Reading]:
+    """Tokenises inputs as the task does."""
+    kind, settings = kind_of(manifest), manifest.tokenizer
+    return read(tokenizer, inputs, settings.max_length, settings.overlap if kind.windowed else None, kind.per_token)
 
 
 def expected_shapes(manifest: Manifest, dims: Dims) -> dict[str, Shape]:
@@ -26,4 +39,19 @@ def expected_shapes(manifest: Manifest, dims: Dims) -> dict[str, Shape]:
     return manifest.method.shapes(dims) | kind_of(manifest).head_shapes(manifest, dims)
 
 
-__all__ = ["KINDS", "Floats", "Kind", "Prediction", "expected_shapes", "kind_of"]
+__all__ = [
+    "KINDS",
+    "Answer",
+    "Floats",
+    "Given",
+    "Kind",
+    "Label",
+    "Labelled",
+    "Prediction",
+    "Reading",
+    "Span",
+    "TokenizedRow",
+    "expected_shapes",
+    "kind_of",
+    "read_for",
+]

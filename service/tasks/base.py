@@ -1,7 +1,7 @@
-"""What a kind of task is: the head's shapes, its maths, its loss, its answer, and how well it did."""
+"""What a kind of task is: how it reads, the head's shapes and maths, its loss, its answer, and how well it did."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -9,16 +9,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.adapters.manifest import HeadSettings, KindName, Manifest
+from service.adapters.manifest import Calibration, HeadSettings, KindName, Manifest
 from service.adapters.methods import Dims, Shape, Tensors
+from service.tasks.metrics import Counts
+from service.tasks.reading import Reading
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Answer = dict[str, Any]
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a text, and what they are."""
+
+    start: int
+    end: int
+    label: str
+
+
+# What a data file says of one input: a label, a number as text, several labels, or spans of the text.
+Label = str | tuple[str, ...] | tuple[Span, ...]
 
 
 class Prediction(NamedTuple):
     """One input's answer: the JSON object that the caller gets, and the numbers a golden example holds."""
 
-    answer: dict[str, Any]
+    answer: Answer
     outputs: Floats
 
 
@@ -26,41 +42,101 @@ class Kind(ABC):
     """Stateless: everything particular to one task comes in with its manifest and its head's tensors."""
 
     name: ClassVar[KindName]
-    metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]] = ()  # how it can be scored; the first unless another is asked for
+    per_token: ClassVar[bool] = False  # the head reads every token, and its answers point into the text
+    windowed: ClassVar[bool] = False  # long inputs are read in overlapping windows, not cut
 
     @abstractmethod
+    def width(self, manifest: Manifest) -> int:
+        """How many numbers the head puts out: for a row, or for each of its tokens."""
+
     def head_shapes(self, manifest: Manifest, dims: Dims) -> dict[str, Shape]:
-        """The head's tensors, by name."""
+        """The head's tensors, by name: one linear layer, unless the kind needs none."""
+        width = self.width(manifest)
+        return {"head.weight": (width, dims.hidden), "head.bias": (width,)}
 
-    @abstractmethod
     def features(self, settings: HeadSettings, hidden: Tensor, lengths: Tensor) -> Tensor:
         """What the head reads, from packed token vectors [tokens, hidden] of rows with these lengths [rows].
 
         Kept apart from `outputs` because nothing here is trained: features of a frozen encoder can be stored.
         """
+        return hidden if self.per_token else pool(settings, hidden, lengths)
 
-    @abstractmethod
     def outputs(self, head: Tensors, features: Tensor) -> Tensor:
-        """The head's raw outputs, one row of numbers an input."""
+        """The head's raw outputs, one row of numbers for each row of `features`."""
+        return torch.nn.functional.linear(features, head["head.weight"], head["head.bias"])
 
     @abstractmethod
-    def decode(self, manifest: Manifest, raw: Floats, top_k: int | None = None) -> Prediction:
-        """Turns one input's raw outputs into its answer."""
+    def decode(
+        self, manifest: Manifest, reading: Reading, raw: Sequence[Floats], top_k: int | None = None
+    ) -> Prediction:
+        """Turns one input's raw outputs into its answer.
 
-    def targets(self, manifest: Manifest, labels: Sequence[str]) -> Tensor:
-        """The labels as a data file writes them, as numbers to train towards.
+        Args:
+            raw: by row of the reading, [width], or [tokens, width] where the head reads every token.
+        """
+
+    # What a kind that is trained has besides.
+
+    def check_label(self, manifest: Manifest, label: Label) -> None:
+        """Whether a data file's label is one of this task.
 
         Raises:
-            ValueError: naming the position and the label that is no label of this task.
+            ValueError: naming what is wrong with it.
         """
         raise NotImplementedError(f"kind {self.name} is not trained")
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def targets(self, manifest: Manifest, reading: Reading, label: Label) -> list[Tensor]:
+        """A label that was checked, as numbers to train towards: one tensor for each row of the reading."""
         raise NotImplementedError(f"kind {self.name} is not trained")
 
-    def score(self, outputs: Floats, targets: NDArray[Any]) -> float:
-        """The kind's `metric`; higher is better, 1 is perfect."""
+    def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
+        """The mean loss of a batch; `outputs` as `outputs` gives them, `targets` by row."""
+        raise NotImplementedError(f"kind {self.name} is not trained")
+
+    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: "Labelled") -> Calibration:
+        """Fits what lies between raw outputs and answers to a validation set. The default leaves it as it is."""
+        return manifest.calibration
+
+    # What a kind that is measured has besides. Only answers count, so a file and a service are measured alike.
+
+    def tally(self, manifest: Manifest, answer: Answer, label: Label) -> Sequence[float]:
+        """What one answer adds to the metric; of the same length for every answer."""
         raise NotImplementedError(f"kind {self.name} is not scored")
+
+    def figure(self, manifest: Manifest, metric: str, tallies: Doubles) -> float:
+        """The metric from tallies [answers, ·]; higher is better, 1 is perfect."""
+        raise NotImplementedError(f"kind {self.name} is not scored")
+
+    def counts(self, manifest: Manifest, tallies: Doubles) -> dict[str, Counts]:
+        """Hits and misses by label, for kinds that have labels."""
+        return {}
+
+
+def check_known(manifest: Manifest, names: Iterable[str]) -> None:
+    """Raises ValueError for the first name that is no label of the task."""
+    for name in names:
+        if name not in manifest.labels:
+            known = ", ".join(manifest.labels[:10]) + (", …" if len(manifest.labels) > 10 else "")
+            raise ValueError(f"{name!r} is not one of the labels {known}")
+
+
+def spans_of(label: Label) -> tuple[Span, ...]:
+    """A label that is spans.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(label, str) or not all(isinstance(part, Span) for part in label):
+        raise ValueError(f"{label!r} is not a list of spans")
+    return label  # type: ignore[return-value]  # checked above
+
+
+class Labelled(NamedTuple):
+    """Inputs as they were read, with their labels, in step."""
+
+    readings: Sequence[Reading]
+    labels: Sequence[Label]
 
 
 def pool(settings: HeadSettings, hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -69,3 +145,13 @@ def pool(settings: HeadSettings, hidden: Tensor, lengths: Tensor) -> Tensor:
         starts = torch.cumsum(lengths, 0) - lengths
         return hidden[starts]
     return torch.segment_reduce(hidden, "mean", lengths=lengths)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def sigmoid(logits: Floats) -> Floats:
+    return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)

@@ -1,46 +1,57 @@
 """Classification: one label out of a fixed set, for a text or a pair."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from service.adapters.manifest import Manifest
-from service.tasks.base import Floats, Prediction
-from service.tasks.linear import LinearKind
+from service.adapters.manifest import Calibration, Manifest
+from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Labelled, Prediction, check_known, softmax
+from service.tasks.calibration import fit_temperature
+from service.tasks.metrics import TABLE_METRICS, Counts, by_label, confusion
+from service.tasks.reading import Reading
 
 
-class Classification(LinearKind):
+class Classification(Kind):
     name = "classification"
-    metric = "accuracy"
+    metrics = tuple(TABLE_METRICS)
 
     def width(self, manifest: Manifest) -> int:
         return len(manifest.labels)
 
-    def decode(self, manifest: Manifest, raw: Floats, top_k: int | None = None) -> Prediction:
-        scores = _softmax(raw / manifest.calibration.temperature)
+    def decode(
+        self, manifest: Manifest, reading: Reading, raw: Sequence[Floats], top_k: int | None = None
+    ) -> Prediction:
+        scores = softmax(raw[0] / manifest.calibration.temperature)
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked = [{"label": manifest.labels[i], "score": float(scores[i])} for i in order]
         return Prediction({**ranked[0], "scores": ranked}, scores)
 
-    def targets(self, manifest: Manifest, labels: Sequence[str]) -> Tensor:
-        number = {label: index for index, label in enumerate(manifest.labels)}
-        for position, label in enumerate(labels):
-            if label not in number:
-                raise ValueError(f"row {position + 1}: {label!r} is not one of the labels {manifest.labels}")
-        return torch.tensor([number[label] for label in labels])
+    def check_label(self, manifest: Manifest, label: Label) -> None:
+        if not isinstance(label, str):
+            raise ValueError(f"{label!r} is not one label")
+        check_known(manifest, [label])
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets)
+    def targets(self, manifest: Manifest, reading: Reading, label: Label) -> list[Tensor]:
+        return [torch.tensor(manifest.labels.index(str(label)))]
 
-    def score(self, outputs: Floats, targets: NDArray[Any]) -> float:
-        return float((outputs.argmax(axis=1) == targets).mean())
+    def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, torch.stack(list(targets)))
 
+    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled) -> Calibration:
+        right = np.array([manifest.labels.index(str(label)) for label in labelled.labels])
+        temperature = fit_temperature(np.stack([rows[0] for rows in raw]), right)
+        return manifest.calibration.model_copy(update={"temperature": temperature})
 
-def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()  # type: ignore[no-any-return]
+    def tally(self, manifest: Manifest, answer: Answer, label: Label) -> Sequence[float]:
+        labels = manifest.labels
+        found = answer["label"]
+        return labels.index(str(label)), labels.index(found) if found in labels else len(labels)
+
+    def figure(self, manifest: Manifest, metric: str, tallies: Doubles) -> float:
+        return TABLE_METRICS[metric](confusion(tallies, len(manifest.labels)))
+
+    def counts(self, manifest: Manifest, tallies: Doubles) -> dict[str, Counts]:
+        return dict(zip(manifest.labels, by_label(confusion(tallies, len(manifest.labels))), strict=True))

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -12,6 +14,7 @@ import torch
 
 from service.adapters.file import digest, write_adapter
 from service.adapters.manifest import (
+    MAX_OUTPUTS,
     Calibration,
     Golden,
     HeadSettings,
@@ -25,13 +28,26 @@ from service.adapters.methods import AnyMethod
 from service.engine.bank import load_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.engine.tokens import tokenize
 from service.errors import BadData
-from service.tasks import KINDS
-from service.training.data import Columns, Example, read_examples, split
-from service.training.trainer import Progress, Recipe, Trained, prepare, score, train
+from service.tasks import KINDS, Span, kind_of, read_for
+from service.tasks.reading import Given
+from service.training.checkpoint import Checkpoint
+from service.training.data import Columns, Example, infer_kind, read_examples, split
+from service.training.measure import Measured, measure_answers
+from service.training.trainer import (
+    Progress,
+    Recipe,
+    Set,
+    Trained,
+    decoded,
+    finished,
+    prepare,
+    raw_outputs,
+    train,
+)
 
 VALIDATION_SHARE = 0.1
+GOLDEN = 4  # examples kept in the file
 
 
 @dataclass(frozen=True)
@@ -39,19 +55,24 @@ class Plan:
     """What to train: everything `rootstock train` is told."""
 
     task: str
-    kind: KindName
     method: AnyMethod
     recipe: Recipe
     training: Path
+    kind: KindName | None = None  # inferred from the labels when left out
     validation: Path | None = None
     test: Path | None = None
     columns: Columns = field(default_factory=Columns)
+    metric: str | None = None
+    seeds: Sequence[int] = ()  # the recipe's alone when left out
+    learning_rates: Sequence[float] = ()  # likewise
     max_length: int = 128
     pooling: Literal["mean", "first"] = "mean"
     golden: Sequence[Input] = ()
     source: str = ""
     description: str = ""
     licence: str = ""
+    checkpoints: Path | None = None  # folder; where a training that is cut leaves what it has
+    resume: bool = False  # go on from there; otherwise begin anew
 
 
 @dataclass(frozen=True)
@@ -60,77 +81,109 @@ class Outcome:
 
     manifest: Manifest
     file: bytes | None
+    validation: Measured
+    test: Measured | None
     report: dict[str, Any]
 
 
-def run(base: BaseModel, plan: Plan, watch: Callable[[Progress], None] = lambda progress: None) -> Outcome:
-    """Reads, trains, measures and packs.
+@dataclass(frozen=True)
+class Data:
+    """The examples of a plan, and what they are for."""
+
+    kind: KindName
+    training: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+
+Watch = Callable[[int, int, Progress], None]  # (run, runs, progress)
+
+
+def read_data(plan: Plan) -> Data:
+    """Reads the plan's files; validation is set aside from training where no file is named.
 
     Raises:
-        BadData: a data file is wrong, or holds nothing to learn from.
+        BadData: a file is wrong, or holds nothing to learn from.
     """
-    started = perf_counter()
-    training, validation, test = _read(plan)
-    manifest = _manifest(base, plan, training)
-    sets = []
-    for examples, path in (
-        (training, plan.training),
-        (validation, plan.validation or plan.training),
-        (test, plan.test),
-    ):
-        try:
-            sets.append(prepare(base, manifest, examples))
-        except ValueError as error:
-            raise BadData(f"{path}: {error}") from error
-    trained = train(base, manifest, sets[0], sets[1], plan.recipe, watch)
-    # Measured as stored: the file holds half precision.
-    trained = replace(trained, tensors={name: tensor.half().float() for name, tensor in trained.tensors.items()})
-    test_value = score(base, manifest, trained, sets[2]) if test else None
-    assert manifest.trained is not None
-    facts = manifest.trained.model_copy(update={"value": trained.value, "test_value": test_value})
-    manifest = manifest.model_copy(update={"trained": facts})
-    file = None if plan.recipe.full else _file(base, manifest, trained, plan.golden or _first_inputs(validation))
-    return Outcome(manifest, file, _report(base, plan, manifest, trained, file, perf_counter() - started))
-
-
-def _read(plan: Plan) -> tuple[list[Example], list[Example], list[Example]]:
-    """(training, validation, test) examples; validation is set aside from training where no file is named."""
-    training = read_examples(plan.training, plan.columns)
+    training = read_examples(plan.training, plan.columns, plan.kind)
+    kind = plan.kind or infer_kind(training)
+    if kind == "multilabel" and plan.kind is None:
+        training = read_examples(plan.training, plan.columns, kind)
     if plan.validation is not None:
-        validation = read_examples(plan.validation, plan.columns)
+        validation = read_examples(plan.validation, plan.columns, kind)
     else:
-        training, validation = split(
-            training, VALIDATION_SHARE, plan.recipe.seed, stratify=plan.kind == "classification"
-        )
+        training, validation = split(training, VALIDATION_SHARE, plan.recipe.seed, stratify=kind == "classification")
     if not training or not validation:
         raise BadData(f"{plan.training}: too few rows to train on some and validate on others")
-    test = read_examples(plan.test, plan.columns) if plan.test else []
-    return training, validation, test
+    test = read_examples(plan.test, plan.columns, kind) if plan.test else []
+    return Data(kind, training, validation, test)
 
 
-def _manifest(base: BaseModel, plan: Plan, training: Sequence[Example]) -> Manifest:
+def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs, progress: None) -> Outcome:
+    """Trains, measures and packs. Of several seeds or learning rates, the best on validation is kept.
+
+    Raises:
+        BadData: the data hold nothing to learn from.
+    """
+    started = perf_counter()
+    manifest = _manifest(base, plan, data)
+    metric = plan.metric or KINDS[data.kind].metrics[0]
+    training = _prepare(base, manifest, data.training, plan.training)
+    validation = _prepare(base, manifest, data.validation, plan.validation or plan.training)
+    test = _prepare(base, manifest, data.test, plan.test or plan.training)
+    recipes = [
+        replace(plan.recipe, seed=seed, learning_rate=rate)
+        for rate, seed in product(plan.learning_rates or [plan.recipe.learning_rate], plan.seeds or [plan.recipe.seed])
+    ]
+    tried: list[tuple[Recipe, Trained]] = []
+    for number, recipe in enumerate(recipes, start=1):
+        checkpoint = _checkpoint(base, plan, manifest, recipe, data)
+        if checkpoint is not None and not plan.resume:
+            checkpoint.remove()
+
+        def tell(progress: Progress, number: int = number) -> None:
+            watch(number, len(recipes), progress)
+
+        tried.append((recipe, train(base, manifest, training, validation, recipe, metric, tell, checkpoint)))
+    recipe, trained = max(tried, key=lambda one: one[1].value)
+    outcome = _finish(base, plan, manifest, recipe, trained, (training, validation, test), metric)
+    outcome.report.update(_costs(base, recipe, tried, len(data.training), outcome.file, perf_counter() - started))
+    for recipe, _ in tried:
+        if checkpoint := _checkpoint(base, plan, manifest, recipe, data):
+            checkpoint.remove()
+    return outcome
+
+
+def _prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example], path: Path) -> Set:
+    try:
+        return prepare(base, manifest, examples)
+    except ValueError as error:
+        raise BadData(f"{path}: {error}") from error
+
+
+def _manifest(base: BaseModel, plan: Plan, data: Data) -> Manifest:
     """All that is known before the training; a field that cannot be is no news for after it."""
-    labels: list[str] = []
-    calibration = Calibration()
-    if plan.kind == "classification":
-        labels = sorted({example.label for example in training})
-        if len(labels) < 2:
-            raise BadData(f"{plan.training}: only one label, {labels[0]!r}; classification needs at least two")
-    if plan.kind == "regression":
-        calibration = _units(plan, training)
+    kind, pair = KINDS[data.kind], data.training[0].text_pair is not None
+    if problem := plan.method.check(base.dims):
+        raise BadData(problem)
+    for number, given in enumerate(plan.golden, start=1):
+        if (given.text_pair is not None) != pair:
+            raise BadData(f"golden example {number}: the task reads {'two texts' if pair else 'one text'}")
+    if plan.metric is not None and plan.metric not in kind.metrics:
+        raise BadData(f"kind {data.kind} is not measured by {plan.metric}; choose one of {', '.join(kind.metrics)}")
     return Manifest(
         task=plan.task,
-        kind=plan.kind,
+        kind=data.kind,
         method=plan.method,
-        labels=labels,
+        labels=_labels(plan, data),
         base=base.identity,
         tokenizer=TokenizerSettings(max_length=min(plan.max_length, base.max_length)),
-        head=HeadSettings(pooling=plan.pooling, pair=training[0].text_pair is not None),
-        calibration=calibration,
+        head=HeadSettings(pooling=plan.pooling, pair=pair),
+        calibration=_units(plan, data.training) if data.kind == "regression" else Calibration(),
         trained=TrainedFacts(
-            metric=KINDS[plan.kind].metric,
+            metric=plan.metric or kind.metrics[0],
             value=0.0,  # not measured yet
-            rows=len(training),
+            rows=len(data.training),
             seed=plan.recipe.seed,
             date=date.today(),
             source=plan.source or plan.training.name,
@@ -140,10 +193,25 @@ def _manifest(base: BaseModel, plan: Plan, training: Sequence[Example]) -> Manif
     )
 
 
+def _labels(plan: Plan, data: Data) -> list[str]:
+    """The labels that occur in training, in the order of the alphabet; none for kinds without."""
+    if data.kind in ("regression", "answer"):
+        return []
+    found: set[str] = set()
+    for example in data.training:
+        parts = [example.label] if isinstance(example.label, str) else example.label
+        found.update(part.label if isinstance(part, Span) else part for part in parts)
+    if data.kind == "classification" and len(found) < 2:
+        raise BadData(f"{plan.training}: only one label, {min(found)!r}; classification needs at least two")
+    if not found:
+        raise BadData(f"{plan.training}: no row has a label")
+    return sorted(found)
+
+
 def _units(plan: Plan, training: Sequence[Example]) -> Calibration:
     """The data's mean and deviation, so that the head may work in standard units."""
     try:
-        values = np.array([float(example.label) for example in training])
+        values = np.array([float(str(example.label)) for example in training])
     except ValueError as error:
         raise BadData(f"{plan.training}: regression needs numbers: {error}") from error
     if not np.isfinite(values).all() or values.std() == 0:
@@ -151,53 +219,109 @@ def _units(plan: Plan, training: Sequence[Example]) -> Calibration:
     return Calibration(mean=float(values.mean()), deviation=float(values.std()))
 
 
+def _checkpoint(base: BaseModel, plan: Plan, manifest: Manifest, recipe: Recipe, data: Data) -> Checkpoint | None:
+    if plan.checkpoints is None:
+        return None
+    assert manifest.trained is not None
+    settled = manifest.model_copy(update={"trained": None, "description": "", "licence": ""})
+    facts = (settled, manifest.trained.metric, recipe, data.training, data.validation)
+    return Checkpoint(
+        plan.checkpoints / f"{plan.task}-{recipe.seed}-{recipe.learning_rate:g}.checkpoint",
+        sha256(repr(facts).encode()).hexdigest(),
+    )
+
+
+def _finish(
+    base: BaseModel,
+    plan: Plan,
+    manifest: Manifest,
+    recipe: Recipe,
+    trained: Trained,
+    sets: tuple[Set, Set, Set],
+    metric: str,
+) -> Outcome:
+    """Calibrates on the validation set, measures what will be stored, and packs the file."""
+    training, validation, test = sets
+    # The file holds half precision, so that is what is measured.
+    trained = replace(trained, tensors={name: tensor.half().float() for name, tensor in trained.tensors.items()})
+    model = finished(base, manifest, trained)
+    raw = raw_outputs(model, validation)
+    calibration = kind_of(manifest).calibrate(manifest, raw, validation.labelled)
+    manifest = manifest.model_copy(update={"calibration": calibration})
+    on_validation = measure_answers(manifest, decoded(manifest, validation, raw), validation.labels, metric)
+    on_test = None
+    if test.readings:
+        answers = decoded(manifest, test, raw_outputs(model, test))
+        on_test = measure_answers(manifest, answers, test.labels, metric)
+    assert manifest.trained is not None
+    facts = manifest.trained.model_copy(
+        update={"value": on_validation.value, "seed": recipe.seed, "test_value": on_test.value if on_test else None}
+    )
+    manifest = manifest.model_copy(update={"trained": facts})
+    golden = plan.golden or [
+        Input(text=given.text, text_pair=given.text_pair) for given, _ in validation.readings[:GOLDEN]
+    ]
+    file = None if recipe.full else _file(base, manifest, trained, golden)
+    report = {
+        "task": plan.task,
+        "kind": manifest.kind,
+        "method": "full" if recipe.full else plan.method.model_dump(mode="json"),
+        "labels": manifest.labels,
+        "metric": metric,
+        "validation": on_validation.value,
+        "test": on_test.value if on_test else None,
+        "measured": {
+            name: one.facts() for name, one in (("validation", on_validation), ("test", on_test)) if one is not None
+        },
+        "calibration": calibration.model_dump(),
+        "best_epoch": trained.epoch,
+        "curve": trained.curve,
+        "rows": len(training.readings),
+    }
+    return Outcome(manifest, file, on_validation, on_test, report)
+
+
 def _file(base: BaseModel, manifest: Manifest, trained: Trained, golden: Sequence[Input]) -> bytes:
     """The adapter file, with golden outputs of the very weights it holds: rounded, and run by the serving engine."""
     base = replace(base, weights=base.weights.to(torch.float32))
     draft = load_resident(base, write_adapter(manifest, trained.tensors), version=1)
-    pairs = [text.text_pair or "" for text in golden] if manifest.head.pair else None
-    tokens = tokenize(base.tokenizer, [text.text for text in golden], pairs, manifest.tokenizer.max_length)
-    raw = Engine(base).run([Row(row, draft) for row in tokens])
-    answers = [draft.kind.decode(manifest, output).outputs for output in raw]
-    examples = [
-        Golden(input=text, outputs=[round(float(value), 5) for value in answer])
-        for text, answer in zip(golden, answers, strict=True)
-    ]
+    examples = []
+    for given in golden:
+        reading = read_for(manifest, base.tokenizer, [Given(given.text, given.text_pair)])[0]
+        raw = Engine(base).run([Row(row, draft) for row in reading.rows])
+        outputs = draft.kind.decode(manifest, reading, raw).outputs
+        if len(outputs) <= MAX_OUTPUTS:
+            examples.append(Golden(input=given, outputs=[round(float(value), 5) for value in outputs]))
     return write_adapter(manifest.model_copy(update={"golden": examples}), trained.tensors)
 
 
-def _first_inputs(validation: Sequence[Example], count: int = 4) -> list[Input]:
-    return [Input(text=example.text, text_pair=example.text_pair) for example in validation[:count]]
-
-
-def _report(
-    base: BaseModel, plan: Plan, manifest: Manifest, trained: Trained, file: bytes | None, seconds: float
+def _costs(
+    base: BaseModel,
+    recipe: Recipe,
+    tried: Sequence[tuple[Recipe, Trained]],
+    rows: int,
+    file: bytes | None,
+    seconds: float,
 ) -> dict[str, Any]:
-    """What a reader, or a benchmark, wants to know of this training; JSON."""
-    facts = manifest.trained
-    assert facts is not None
+    """What the training took, and what came of each run."""
+    trained = tried[0][1]
+    epochs = sum(len(one.curve) for _, one in tried)
     return {
-        "task": plan.task,
-        "kind": plan.kind,
-        "method": "full" if plan.recipe.full else plan.method.model_dump(mode="json"),
-        "metric": facts.metric,
-        "validation": facts.value,
-        "test": facts.test_value,
-        "best_epoch": trained.epoch,
-        "curve": trained.curve,
         "trained_parameters": trained.trainable,
         "share_of_base": trained.trainable / base.parameters,
-        "rows": facts.rows,
         "recipe": {
-            "epochs": plan.recipe.epochs,
-            "learning_rate": plan.recipe.learning_rate,
-            "batch_size": plan.recipe.batch_size,
-            "dropout": plan.recipe.dropout,
-            "seed": plan.recipe.seed,
-            "dtype": str(plan.recipe.dtype).removeprefix("torch."),
+            "epochs": recipe.epochs,
+            "learning_rate": recipe.learning_rate,
+            "batch_size": recipe.batch_size,
+            "dropout": recipe.dropout,
+            "seed": recipe.seed,
+            "dtype": str(recipe.dtype).removeprefix("torch."),
         },
+        "tried": [
+            {"seed": one.seed, "learning_rate": one.learning_rate, "validation": result.value} for one, result in tried
+        ],
         "seconds": round(seconds, 1),
-        "examples_per_second": round(facts.rows * plan.recipe.epochs / seconds, 1),
+        "examples_per_second": round(rows * epochs / seconds, 1),
         "file_bytes": len(file) if file else None,
         "digest": digest(file) if file else None,
     }

@@ -6,24 +6,24 @@ and `full`, fine-tuning of the base itself, the yardstick that is measured and n
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from service.adapters.manifest import Manifest
-from service.adapters.methods import BARE, Adaptation, Head, Norm, Place
+from service.adapters.methods import Head
 from service.engine.base_model import BaseModel
-from service.engine.encoder import Group, encode
-from service.engine.tokens import TokenizedRow, pack, tokenize
 from service.engine.weights import Weights
-from service.tasks import Floats, expected_shapes, kind_of
+from service.errors import BadData
+from service.tasks import Answer, Floats, Label, Labelled, Reading, TokenizedRow, kind_of, read_for
+from service.training.checkpoint import Checkpoint
 from service.training.data import Example
+from service.training.measure import value_of
+from service.training.models import AdapterModel, FullModel, HeadModel, Model, start_tensors
 
 EVALUATION_TOKENS = 4096  # a batch of the measuring pass
 SORTED_BATCHES = 32  # this many batches' rows are sorted by length together
@@ -40,6 +40,7 @@ class Recipe:
     weight_decay: float = 0.01  # on matrices only
     dropout: float = 0.1
     clip: float = 1.0  # the gradient's norm
+    patience: int | None = None  # epochs without a better figure after which to stop; None: never
     seed: int = 0
     full: bool = False  # train the base too
     dtype: torch.dtype = torch.bfloat16  # of the linear layers' maths; what is trained stays float32
@@ -48,6 +49,10 @@ class Recipe:
 # Where to start by method: how many epochs, at which rate.
 RECIPES = {
     "houlsby": Recipe(),
+    "pfeiffer": Recipe(),
+    "parallel": Recipe(),
+    "lora": Recipe(),
+    "prefix": Recipe(learning_rate=3e-3),
     "head": Recipe(epochs=60, learning_rate=1e-2, dropout=0.0),
     "full": Recipe(epochs=4, learning_rate=1e-4, full=True),
 }
@@ -68,7 +73,7 @@ class Trained:
     """The best epoch's weights."""
 
     tensors: dict[str, Tensor]  # the adapter's, by name; float32
-    value: float  # the kind's metric on the validation set
+    value: float  # the metric on the validation set
     epoch: int
     curve: list[float] = field(default_factory=list)  # the metric after each epoch
     trainable: int = 0  # parameters that were trained
@@ -77,14 +82,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class Set:
-    """Examples as the encoder reads them."""
+    """Examples as the encoder reads them: a row, or several windows, for each."""
 
-    rows: list[TokenizedRow]
-    targets: Tensor
+    readings: list[Reading]
+    labels: list[Label]
+    rows: list[TokenizedRow]  # of all readings, one after another
+    targets: list[Tensor]  # for each row
+
+    @property
+    def labelled(self) -> Labelled:
+        return Labelled(self.readings, self.labels)
 
 
-def prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example]) -> Set:
-    """Tokenises examples and turns their labels to numbers.
+def check_examples(manifest: Manifest, examples: Sequence[Example]) -> None:
+    """Whether examples are what the task reads and answers.
 
     Raises:
         ValueError: a label that does not belong to the task, or one text where it reads two; with its row.
@@ -92,10 +103,28 @@ def prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example]) ->
     for number, example in enumerate(examples, start=1):
         if (example.text_pair is not None) != manifest.head.pair:
             raise ValueError(f"row {number}: the task reads {'two texts' if manifest.head.pair else 'one text'}")
-    pairs = [example.text_pair or "" for example in examples] if manifest.head.pair else None
-    texts = [example.text for example in examples]
-    rows = tokenize(base.tokenizer, texts, pairs, manifest.tokenizer.max_length)
-    return Set(rows, kind_of(manifest).targets(manifest, [example.label for example in examples]))
+        try:
+            kind_of(manifest).check_label(manifest, example.label)
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from error
+
+
+def prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example]) -> Set:
+    """Tokenises examples and turns their labels to numbers.
+
+    Raises:
+        ValueError: as `check_examples`.
+    """
+    check_examples(manifest, examples)
+    kind = kind_of(manifest)
+    readings = read_for(manifest, base.tokenizer, [example.given for example in examples])
+    labels = [example.label for example in examples]
+    targets = [
+        target
+        for reading, label in zip(readings, labels, strict=True)
+        for target in kind.targets(manifest, reading, label)
+    ]
+    return Set(readings, labels, [row for reading in readings for row in reading.rows], targets)
 
 
 def train(
@@ -104,177 +133,153 @@ def train(
     training: Set,
     validation: Set,
     recipe: Recipe,
+    metric: str,
     report: Callable[[Progress], None] = lambda progress: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Trains what the manifest's method says, and keeps the epoch that did best on the validation set."""
+    """Trains what the manifest's method says, and keeps the epoch that did best on the validation set.
+
+    Args:
+        checkpoint: written after each epoch, and gone on from if it holds one of this very training.
+
+    Raises:
+        BadData: the training diverged, or the checkpoint is of another one.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         tensors = start_tensors(base, manifest, torch.Generator().manual_seed(recipe.seed))
-        model: _Model
-        if isinstance(manifest.method, Head) and not recipe.full:
-            model = _HeadOnly(base, manifest, tensors)
+        model: Model
+        if recipe.full:
+            model = FullModel(base, manifest, tensors, recipe.dtype)
+        elif isinstance(manifest.method, Head) and not manifest.method.norms:
+            model = HeadModel(base, manifest, tensors)
         else:
-            model = _WholePass(base, manifest, recipe, tensors)
-        return _fit(model, manifest, training, validation, recipe, report)
+            model = AdapterModel(base, manifest, tensors, recipe.dtype)
+        return _Training(model, manifest, recipe, metric, training, validation).run(report, checkpoint)
 
 
-def _fit(
-    model: "_Model",
-    manifest: Manifest,
-    training: Set,
-    validation: Set,
-    recipe: Recipe,
-    report: Callable[[Progress], None],
-) -> Trained:
-    kind = kind_of(manifest)
-    trainable = model.trainable()
-    optimizer = _optimizer(trainable, recipe)
-    steps = recipe.epochs * math.ceil(len(training.rows) / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup))
-    best, curve, step = Trained({}, -math.inf, 0), [], 0
-    for epoch in range(1, recipe.epochs + 1):
-        for batch in _batches(
-            [len(row) for row in training.rows], recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")
-        ):
-            outputs = model.outputs([training.rows[i] for i in batch], dropout=recipe.dropout)
-            loss = kind.loss(outputs, training.targets[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(trainable, recipe.clip)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            report(Progress(epoch, step, steps, loss.item(), None))
-        value = kind.score(measure(model, validation.rows), validation.targets.numpy())
-        curve.append(value)
-        report(Progress(epoch, step, steps, loss.item(), value))
-        if value > best.value:
-            tensors, weights = model.snapshot()
-            best = Trained(tensors, value, epoch, curve, sum(p.numel() for p in trainable), weights)
-    return best
+class _Training:
+    """One run over the epochs: all that changes on the way, in one place, so that it can be kept and restored."""
+
+    def __init__(
+        self, model: Model, manifest: Manifest, recipe: Recipe, metric: str, training: Set, validation: Set
+    ) -> None:
+        self._model, self._manifest, self._recipe, self._metric = model, manifest, recipe, metric
+        self._training, self._validation = training, validation
+        self._trainable = model.trainable()
+        self._optimizer = _optimizer(self._trainable, recipe)
+        self._steps = recipe.epochs * math.ceil(len(training.rows) / recipe.batch_size)
+        self._step = 0
+        self._curve: list[float] = []
+        self._best: list[Tensor] = []
+        self._best_epoch = 0
+
+    def run(self, report: Callable[[Progress], None], checkpoint: Checkpoint | None) -> Trained:
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        while len(self._curve) < self._recipe.epochs and not self._stale():
+            epoch = len(self._curve) + 1
+            loss = self._epoch(epoch, report)
+            if not math.isfinite(loss):
+                break  # nothing good can follow; what was best stays
+            self._judge(epoch)
+            if checkpoint is not None:
+                self._keep(checkpoint)
+            report(Progress(epoch, self._step, self._steps, loss, self._curve[-1]))
+        if not self._best:
+            rate = self._recipe.learning_rate
+            raise BadData(f"the loss left all bounds at learning rate {rate:g}; try a smaller one")
+        with torch.no_grad():
+            for parameter, best in zip(self._trainable, self._best, strict=True):
+                parameter.copy_(best)
+        tensors, weights = self._model.snapshot()
+        trained = sum(parameter.numel() for parameter in self._trainable)
+        return Trained(tensors, self._curve[self._best_epoch - 1], self._best_epoch, self._curve, trained, weights)
+
+    def _epoch(self, epoch: int, report: Callable[[Progress], None]) -> float:
+        kind, recipe, loss = kind_of(self._manifest), self._recipe, math.nan
+        lengths = [len(row) for row in self._training.rows]
+        for batch in _batches(lengths, recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
+            for group in self._optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _rate(self._step, self._steps, recipe.warmup)
+            outputs = self._model.outputs([self._training.rows[i] for i in batch], dropout=recipe.dropout)
+            targets = [self._training.targets[i] for i in batch]
+            error = kind.loss(outputs, targets, torch.tensor([lengths[i] for i in batch]))
+            self._optimizer.zero_grad()
+            error.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self._trainable, recipe.clip)
+            self._optimizer.step()
+            self._step += 1
+            loss = error.item()
+            report(Progress(epoch, self._step, self._steps, loss, None))
+        return loss
+
+    def _judge(self, epoch: int) -> None:
+        """Measures on the validation set, and keeps the weights if they are the best so far."""
+        answers = decoded(self._manifest, self._validation, raw_outputs(self._model, self._validation))
+        self._curve.append(value_of(self._manifest, self._metric, answers, self._validation.labels))
+        if self._curve[-1] > max(self._curve[:-1], default=-math.inf):
+            self._best_epoch = epoch
+            self._best = [parameter.detach().clone() for parameter in self._trainable]
+
+    def _stale(self) -> bool:
+        patience = self._recipe.patience
+        return patience is not None and len(self._curve) - self._best_epoch >= patience
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        moments = self._optimizer.state_dict()["state"]
+        checkpoint.write(
+            {"curve": self._curve, "best_epoch": self._best_epoch, "step": self._step},
+            {
+                "random": torch.get_rng_state(),
+                **{f"now.{i}": parameter.detach() for i, parameter in enumerate(self._trainable)},
+                **{f"best.{i}": tensor for i, tensor in enumerate(self._best)},
+                **{f"moment.{i}.{name}": tensor for i, parts in moments.items() for name, tensor in parts.items()},
+            },
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        found = checkpoint.read()
+        if found is None:
+            return
+        facts, tensors = found
+        self._curve, self._best_epoch, self._step = facts["curve"], facts["best_epoch"], facts["step"]
+        self._best = [tensors[f"best.{i}"] for i in range(len(self._trainable))]
+        with torch.no_grad():
+            for i, parameter in enumerate(self._trainable):
+                parameter.copy_(tensors[f"now.{i}"])
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            if name.startswith("moment."):
+                _, number, part = name.split(".")
+                moments[int(number)][part] = tensor
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": dict(moments)})
+        torch.set_rng_state(tensors["random"])
 
 
-def measure(model: "_Model", rows: Sequence[TokenizedRow]) -> Floats:
-    """Raw outputs for rows, in their order, without gradients or dropout."""
+def raw_outputs(model: Model, examples: Set) -> list[list[Floats]]:
+    """Raw outputs by reading and row, without gradients or dropout."""
+    rows = examples.rows
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found: list[Floats] = []
+    found: dict[int, Floats] = {}
     with torch.inference_mode():
         for batch in _by_tokens(order, rows):
-            found.extend(model.outputs([rows[i] for i in batch], dropout=0.0).numpy())
-    restored: list[Any] = [None] * len(rows)
-    for i, output in zip(order, found, strict=True):
-        restored[i] = output
-    return np.stack(restored)
+            outputs = model.by_row([rows[i] for i in batch])
+            found.update(zip(batch, outputs, strict=True))
+    numbers = iter(range(len(rows)))
+    return [[found[next(numbers)] for _ in reading.rows] for reading in examples.readings]
 
 
-def score(base: BaseModel, manifest: Manifest, trained: Trained, examples: Set) -> float:
-    """The kind's metric of trained weights on a set, in float32."""
-    if trained.weights is not None:
-        base = replace(base, weights=trained.weights)
-    model = _WholePass(base, manifest, Recipe(dtype=torch.float32), trained.tensors)
-    return kind_of(manifest).score(measure(model, examples.rows), examples.targets.numpy())
+def decoded(manifest: Manifest, examples: Set, raw: Sequence[Sequence[Floats]]) -> list[Answer]:
+    """The answers that raw outputs come to."""
+    kind = kind_of(manifest)
+    return [kind.decode(manifest, reading, rows).answer for reading, rows in zip(examples.readings, raw, strict=True)]
 
 
-class _Model:
-    """Something with a head whose outputs can be computed and trained."""
-
-    def trainable(self) -> list[Tensor]:
-        raise NotImplementedError
-
-    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
-        raise NotImplementedError
-
-    def snapshot(self) -> tuple[dict[str, Tensor], Weights | None]:
-        """Copies of what was trained: the adapter's tensors, and the base's if it was among them."""
-        raise NotImplementedError
-
-
-class _WholePass(_Model):
-    """Encoder and head together: an adapter beside the frozen base, or the base itself."""
-
-    def __init__(self, base: BaseModel, manifest: Manifest, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
-        self._manifest, self._dims, self._dtype, self._full = manifest, base.dims, recipe.dtype, recipe.full
-        self._tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-        if recipe.full:
-            self._weights = deepcopy(base.weights.to(torch.float32))
-            for tensor in self._weights.tensors():
-                tensor.requires_grad_()
-        else:
-            self._weights = base.weights.to(recipe.dtype)
-
-    def trainable(self) -> list[Tensor]:
-        return [*self._tensors.values(), *(self._weights.tensors() if self._full else ())]
-
-    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
-        manifest = self._manifest
-        adaptation = manifest.method.adapt(self._dims, self._tensors, self._dtype)
-        after_embedding = None
-        if dropout:
-            adaptation = _Dropping(adaptation, dropout)
-            after_embedding = lambda x: F.dropout(x, dropout)  # noqa: E731
-        batch = pack(rows)
-        hidden = encode(self._weights.to(self._dtype), batch, [Group(slice(None), adaptation)], after_embedding)
-        features = kind_of(manifest).features(manifest.head, hidden.float(), batch.lengths)
-        return kind_of(manifest).outputs(self._tensors, F.dropout(features, dropout) if dropout else features)
-
-    def snapshot(self) -> tuple[dict[str, Tensor], Weights | None]:
-        tensors = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
-        return tensors, deepcopy(self._weights) if self._full else None
-
-
-class _HeadOnly(_Model):
-    """Feature-based transfer: nothing below the head changes, so each row is encoded once for all epochs."""
-
-    def __init__(self, base: BaseModel, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
-        self._manifest, self._base = manifest, base
-        self._tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-        self._features: dict[int, Tensor] = {}  # by the row's identity
-
-    def trainable(self) -> list[Tensor]:
-        return list(self._tensors.values())
-
-    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
-        missing = [row for row in rows if id(row) not in self._features]
-        if missing:
-            self._encode(missing)
-        features = torch.stack([self._features[id(row)] for row in rows])
-        kind = kind_of(self._manifest)
-        return kind.outputs(self._tensors, F.dropout(features, dropout) if dropout else features)
-
-    def _encode(self, rows: Sequence[TokenizedRow]) -> None:
-        batch = pack(rows)
-        with torch.no_grad():
-            hidden = encode(self._base.weights, batch, [Group(slice(None), BARE)])
-        features = kind_of(self._manifest).features(self._manifest.head, hidden.float(), batch.lengths)
-        for row, feature in zip(rows, features, strict=True):
-            self._features[id(row)] = feature
-
-    def snapshot(self) -> tuple[dict[str, Tensor], Weights | None]:
-        return {name: tensor.detach().clone() for name, tensor in self._tensors.items()}, None
-
-
-class _Dropping(Adaptation):
-    """Dropout on each sub-layer's output, where BERT has it; then the adapter."""
-
-    def __init__(self, inner: Adaptation, share: float) -> None:
-        self._inner, self._share = inner, share
-
-    def after_projection(self, layer: int, place: Place, projected: Tensor) -> Tensor:
-        return self._inner.after_projection(layer, place, F.dropout(projected, self._share))
-
-    def norm(self, layer: int, place: Place, own: Norm) -> Norm:
-        return self._inner.norm(layer, place, own)
-
-
-def start_tensors(base: BaseModel, manifest: Manifest, generator: torch.Generator) -> dict[str, Tensor]:
-    """v₀: the method's near-identity start, and a small random head."""
-    tensors = manifest.method.initial(base.dims, base.weights.norms(), generator)
-    for name, shape in expected_shapes(manifest, base.dims).items():
-        if name not in tensors:
-            tensors[name] = torch.zeros(shape)
-            if len(shape) > 1:
-                tensors[name].normal_(std=0.02, generator=generator)
-    return tensors
+def finished(base: BaseModel, manifest: Manifest, trained: Trained) -> Model:
+    """Trained weights as a model to be measured, in float32."""
+    base = replace(base, weights=trained.weights or base.weights)
+    return AdapterModel(base, manifest, {name: tensor.clone() for name, tensor in trained.tensors.items()})
 
 
 def _optimizer(trainable: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:

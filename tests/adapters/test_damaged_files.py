@@ -159,9 +159,18 @@ def test_a_tensor_with_a_value_that_is_no_number_is_refused(tiny_base: BaseModel
         load_resident(tiny_base, write_adapter(manifest, tensors), version=1)
 
 
-def test_a_kind_that_is_not_served_is_refused(tiny_base: BaseModel, whole: bytes) -> None:
-    with pytest.raises(BadAdapter, match="kind multilabel is not served"):
-        load_resident(tiny_base, with_manifest(whole, kind="multilabel"), version=1)
+def test_a_file_that_claims_another_kind_or_method_is_refused_by_its_tensors(
+    tiny_base: BaseModel, whole: bytes
+) -> None:
+    for claim, cause in (
+        ({"kind": "tagging"}, r"tensor head\.weight has shape \[2, 32\], expected \[5, 32\]"),
+        ({"kind": "embedding", "labels": []}, r"tensor head\.bias belongs to no part"),
+        ({"method": {"name": "pfeiffer", "bottleneck": 4}}, r"tensor layers\.0\.attention\.\S+ belongs to no part"),
+        ({"method": {"name": "lora"}}, r"tensor layers\.0\.query\.down\.weight \[16, 32\] is missing"),
+        ({"method": {"name": "prefix"}}, r"tensor layers\.0\.prefix\.key \[16, 32\] is missing"),
+    ):
+        with pytest.raises(BadAdapter, match=cause):
+            load_resident(tiny_base, with_manifest(whole, **claim), version=1)
 
 
 @settings(max_examples=400)

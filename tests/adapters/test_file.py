@@ -1,5 +1,7 @@
 """The adapter file: what is written is read back, and equal content gives equal bytes."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,10 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.adapters.file import check_shapes, digest, read_header, read_tensors, write_adapter
-from service.adapters.methods import Houlsby, Shape
+from service.adapters.manifest import KindName
+from service.adapters.methods import AnyMethod, Houlsby, Shape
+from service.engine.bank import load_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter
-from tests.tiny import make_adapter, make_manifest, make_tensors
+from service.tasks import expected_shapes
+from tests.tiny import KINDS, METHODS, make_adapter, make_manifest, make_tensors
 
 LABEL_SETS = st.lists(st.text(min_size=1, max_size=20), min_size=2, max_size=12, unique=True)
 SHAPES = st.dictionaries(
@@ -32,6 +37,39 @@ def test_what_is_written_is_read_back(
     assert header.manifest == manifest
     assert header.shapes == shapes
     assert _equal(read_tensors(data, torch.float32), tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_kind_and_method_survives_its_file(tiny_base: BaseModel, kind: KindName, method: AnyMethod) -> None:
+    manifest = make_manifest(tiny_base, kind=kind, method=method)
+    tensors = make_tensors(tiny_base, manifest)
+    data = write_adapter(manifest, tensors)
+    header = read_header(data)
+    assert header.manifest == manifest
+    assert type(header.manifest.method) is type(method)
+    check_shapes(header.shapes, expected_shapes(manifest, tiny_base.dims))
+    assert _equal(read_tensors(data, torch.float32), tensors)
+    assert load_resident(tiny_base, data, version=1).parameters == sum(tensor.numel() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "tagging", "answer"])
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_of_every_kind_and_method_each_tensor_is_needed_in_its_shape(
+    tiny_base: BaseModel, kind: KindName, method: AnyMethod
+) -> None:
+    manifest = make_manifest(tiny_base, kind=kind, method=method)
+    tensors = make_tensors(tiny_base, manifest)
+    for name, tensor in tensors.items():
+        wrong = {key: value for key, value in tensors.items() if key != name}
+        with pytest.raises(BadAdapter, match=rf"tensor {name} .* is missing"):
+            load_resident(tiny_base, write_adapter(manifest, wrong), version=1)
+        with pytest.raises(
+            BadAdapter, match=rf"tensor {name} has shape .*, expected {re.escape(str(list(tensor.shape)))}"
+        ):
+            load_resident(tiny_base, write_adapter(manifest, wrong | {name: torch.cat([tensor, tensor])}), version=1)
+    with pytest.raises(BadAdapter, match="belongs to no part of this method and kind"):
+        load_resident(tiny_base, write_adapter(manifest, tensors | {"layers.0.extra": torch.ones(1)}), version=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -15,25 +15,25 @@ from service.adapters.methods import BARE, PLACES, Dims, Houlsby, Norm
 from service.adapters.methods.base import Adaptation
 from service.engine.base_model import BaseModel
 from service.engine.encoder import Group, encode
-from service.engine.tokens import pack
+from service.engine.packing import pack
 from tests.tiny import make_manifest, make_tensors, random_row
 
 
 @given(st.integers(1, 300), st.integers(1, 800), st.integers(1, 24))
 def test_an_adapter_has_2md_d_m_parameters_and_each_norm_2d(m: int, d: int, layers: int) -> None:
-    shapes = Houlsby(bottleneck=m).shapes(Dims(layers, d)).values()
+    shapes = Houlsby(bottleneck=m).shapes(Dims(layers, d, inner=4 * d, heads=1)).values()
     adapters, norms = 2 * layers * (2 * m * d + d + m), 2 * layers * 2 * d
     assert sum(math.prod(shape) for shape in shapes) == adapters + norms
 
 
 def test_only_the_named_layers_carry_adapters() -> None:
-    shapes = Houlsby(bottleneck=4, layers=(1, 3)).shapes(Dims(layers=4, hidden=8))
+    shapes = Houlsby(bottleneck=4, layers=(1, 3)).shapes(Dims(layers=4, hidden=8, inner=32, heads=2))
     assert {name.split(".")[1] for name in shapes} == {"1", "3"}
     assert len(shapes) == 2 * 2 * 6
 
 
 def test_without_norms_of_its_own_it_has_none() -> None:
-    shapes = Houlsby(norms=False).shapes(Dims(layers=2, hidden=8))
+    shapes = Houlsby(norms=False).shapes(Dims(layers=2, hidden=8, inner=32, heads=2))
     assert len(shapes) == 2 * 2 * 4
     assert not any("norm" in name for name in shapes)
 
@@ -58,16 +58,6 @@ def test_start_norms_are_copies_of_the_bases_own(tiny_base: BaseModel) -> None:
         assert gain.data_ptr() != own.gain.data_ptr()
 
 
-@pytest.mark.parametrize("base", ["tiny_base", "real_base"])
-@pytest.mark.parametrize("scale", [1e-3, 1e-2])
-def test_a_fresh_adapter_is_nearly_the_identity(request: pytest.FixtureRequest, base: str, scale: float) -> None:
-    loaded: BaseModel = request.getfixturevalue(base)
-    method = Houlsby(bottleneck=64, init_scale=scale)
-    adapted, bare = _encode(loaded, method.adapt(loaded.dims, _start(method, loaded), torch.float32)), _encode(loaded)
-    moved = torch.linalg.norm(adapted - bare) / torch.linalg.norm(bare)
-    assert 0 < moved < (1e-3 if scale == 1e-3 else 5e-2)
-
-
 @pytest.mark.parametrize("activation", ["gelu", "relu", "swish", "tanh"])
 def test_after_a_projection_it_is_down_activation_up_and_a_skip(tiny_base: BaseModel, activation: Any) -> None:
     method = Houlsby(bottleneck=4, activation=activation)
@@ -77,7 +67,8 @@ def test_after_a_projection_it_is_down_activation_up_and_a_skip(tiny_base: BaseM
     for layer in range(2):
         for place in PLACES:
             expected = _by_hand(x, v, f"layers.{layer}.{place}", activation)
-            torch.testing.assert_close(adaptation.after_projection(layer, place, x), expected, rtol=1e-5, atol=1e-5)
+            found = adaptation.after_projection(layer, place, torch.full_like(x, torch.nan), x)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_without_an_adapter_are_left_as_they_are(tiny_base: BaseModel) -> None:
@@ -87,9 +78,9 @@ def test_layers_without_an_adapter_are_left_as_they_are(tiny_base: BaseModel) ->
     )
     x, own = torch.ones(3, 32), Norm(torch.ones(32), torch.zeros(32))
     for place in PLACES:
-        assert adaptation.after_projection(0, place, x) is x
+        assert adaptation.after_projection(0, place, x, x) is x
         assert adaptation.norm(0, place, own) is own
-        assert not torch.equal(adaptation.after_projection(1, place, x), x)
+        assert not torch.equal(adaptation.after_projection(1, place, x, x), x)
         assert adaptation.norm(1, place, own) is not own
 
 
@@ -115,7 +106,7 @@ def _start(method: Houlsby, base: BaseModel) -> dict[str, Tensor]:
 
 def _encode(base: BaseModel, adaptation: Adaptation = BARE) -> Tensor:
     with torch.inference_mode():
-        return encode(base.weights, pack([random_row(17)]), [Group(slice(None), adaptation)])
+        return encode(base.weights, pack([random_row(17)]), [Group(slice(None), slice(None), adaptation)])
 
 
 def _by_hand(x: Tensor, v: dict[str, Tensor], site: str, activation: str = "gelu") -> Tensor:

@@ -59,13 +59,19 @@ class Harness:
     def state(self) -> dict[str, Any]:
         """All that a refused request must leave as it was: files, tasks, versions, and what is answered."""
         served = self.tasks()
-        text, pair = "the film was good", {"text": "the film was good", "text_pair": "not bad"}
         return {
             "files": {path.name: path.read_bytes() for path in self.store.iterdir()},
             "tasks": served,
             "versions": {task: self.get(f"/adapters/{task}") for task in served if task != "embedding"},
-            "answers": {task: self.answers(task, pair if facts["pair"] else text) for task, facts in served.items()},
+            "answers": {task: self.answers(task, formed(facts, "the film was good")) for task, facts in served.items()},
         }
+
+
+def formed(facts: dict[str, Any], text: str) -> Any:
+    """An input as a task reads it; `facts` as GET /tasks has them."""
+    if facts["kind"] == "answer":
+        return {"question": "this is", "context": text}
+    return {"text": text, "text_pair": "not bad"} if facts["pair"] else text
 
 
 @contextmanager

@@ -131,7 +131,8 @@ def test_a_pickle_is_never_opened(service: Harness) -> None:
 @pytest.mark.parametrize(
     ("fields", "cause"),
     [
-        ({"kind": "tagging", "labels": []}, "kind tagging is not served"),
+        ({"kind": "tagging"}, r"tensor head\.weight has shape \[2, 32\], expected \[5, 32\]"),
+        ({"kind": "answer", "labels": []}, "head.pair: answer reads two texts"),
         ({"kind": "singing"}, "manifest: kind"),
         ({"method": {"name": "magic"}}, "manifest: method"),
         ({"labels": ["only"]}, "classification needs at least two"),

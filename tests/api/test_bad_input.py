@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from service.adapters.manifest import KindName
 from service.engine.base_model import BaseModel
 from tests.api.harness import JSON, Harness, assert_problem, harness
 from tests.tiny import make_adapter
 
 MAX_INPUTS = 8
 MAX_BODY_BYTES = 2_000_000
+PAIR_WANTED = r"^inputs\[0\]: the task reads \{text, text_pair\}; a text was sent"
+QUESTION_WANTED = r"^inputs\[0\]: the task reads \{question, context\}; "
+
+NEWER: dict[str, KindName] = {"several": "multilabel", "tagged": "tagging", "found": "answer"}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +27,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, tiny_base: BaseModel) -> It
     with harness(store, tiny_base, max_inputs=MAX_INPUTS, max_body_bytes=MAX_BODY_BYTES) as service:
         service.upload("mood", make_adapter(tiny_base, seed=1))
         service.upload("same", make_adapter(tiny_base, pair=True, seed=2))
+        for seed, (task, kind) in enumerate(NEWER.items(), start=3):
+            service.upload(task, make_adapter(tiny_base, kind=kind, seed=seed))
         yield service
 
 
@@ -56,7 +63,7 @@ def test_a_task_that_nobody_serves(service: Harness, task: str) -> None:
         (" \t\r\n\u00a0\u3000", r"^inputs\[0\]: text is empty"),
         (["good", "", "bad"], r"^inputs\[1\]: text is empty"),
         ({"text": " "}, r"^inputs\[0\]: text is empty"),
-        (5, "^inputs: An input is a text or {text, text_pair}"),
+        (5, r"^inputs: An input is a text, \{text, text_pair\} or \{question, context\}"),
         (None, "^inputs: An input is a text"),
         (True, "^inputs: An input is a text"),
         (["good", 5], r"^inputs\[1\]: An input is a text"),
@@ -67,8 +74,12 @@ def test_a_task_that_nobody_serves(service: Harness, task: str) -> None:
         ({"text": 5}, r"^inputs\.text: .*valid string"),
         ({"text": "good", "text_pair": 5}, r"^inputs\.text_pair: .*valid string"),
         ([{"text": "good", "label": "x"}], r"^inputs\[0\]: there is no field label"),
-        ({"text": "good", "text_pair": "bad"}, r"^inputs\[0\]: the task reads one text"),
-        (["good", {"text": "good", "text_pair": ""}], r"^inputs\[1\]: the task reads one text"),
+        ({"text": "good", "text_pair": "bad"}, r"^inputs\[0\]: the task reads a text; \{text, text_pair\} was sent"),
+        (
+            ["good", {"text": "good", "text_pair": ""}],
+            r"^inputs\[1\]: the task reads a text; \{text, text_pair\} was sent",
+        ),
+        ({"question": "why", "context": "so"}, r"^inputs\[0\]: the task reads a text; \{question, context\} was sent"),
         (["good"] * (MAX_INPUTS + 1), f"^inputs: {MAX_INPUTS + 1} in one request; at most {MAX_INPUTS}"),
     ],
 )
@@ -79,16 +90,54 @@ def test_inputs_that_are_none(service: Harness, inputs: Any, cause: str) -> None
 @pytest.mark.parametrize(
     ("inputs", "cause"),
     [
-        ("good", r"^inputs\[0\]: the task compares two texts"),
-        ({"text": "good"}, r"^inputs\[0\]: the task compares two texts"),
-        ({"text": "good", "text_pair": None}, r"^inputs\[0\]: the task compares two texts"),
-        ([{"text": "a", "text_pair": "b"}, "good"], r"^inputs\[1\]: the task compares two texts"),
+        ("good", PAIR_WANTED),
+        ({"text": "good"}, PAIR_WANTED),
+        ({"text": "good", "text_pair": None}, PAIR_WANTED),
+        ([{"text": "a", "text_pair": "b"}, "good"], PAIR_WANTED.replace("0", "1")),
         ({"text": "good", "text_pair": " "}, r"^inputs\[0\]: text_pair is empty"),
         ({"text": "\n", "text_pair": "good"}, r"^inputs\[0\]: text is empty"),
+        (
+            {"question": "why", "context": "so"},
+            r"^inputs\[0\]: the task reads \{text, text_pair\}; \{question, context\} was",
+        ),
     ],
 )
 def test_half_a_pair(service: Harness, inputs: Any, cause: str) -> None:
     assert_problem(service.predict("same", inputs), 422, "bad_input", cause)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "cause"),
+    [
+        ("why", QUESTION_WANTED + "a text was sent"),
+        ({"text": "why"}, QUESTION_WANTED + "a text was sent"),
+        ({"text": "why", "text_pair": "so"}, QUESTION_WANTED + r"\{text, text_pair\} was sent"),
+        ([{"question": "why", "context": "so"}, "why"], QUESTION_WANTED.replace("0", "1") + "a text was sent"),
+        ({"question": "why", "context": " "}, r"^inputs\[0\]: context is empty"),
+        ({"question": "", "context": "so"}, r"^inputs\[0\]: question is empty"),
+        ({"question": "why"}, r"^inputs\.context: Field required"),
+        ({"context": "so"}, r"^inputs\.question: Field required"),
+        ([{"question": "why", "context": None}], r"^inputs\[0\]\.context: .*valid string"),
+        ({"question": 5, "context": "so"}, r"^inputs\.question: .*valid string"),
+        ({"question": "why", "context": "so", "text": "x"}, r"^inputs: there is no field text"),
+        ({"question": "why", "context": ["so"]}, r"^inputs\.context: .*valid string"),
+    ],
+)
+def test_half_a_question(service: Harness, inputs: Any, cause: str) -> None:
+    assert_problem(service.predict("found", inputs), 422, "bad_input", cause)
+
+
+@pytest.mark.parametrize("task", ["tagged", "several"])
+def test_a_question_where_a_text_is_due(service: Harness, task: str) -> None:
+    response = service.predict(task, {"question": "why", "context": "so"})
+    assert_problem(response, 422, "bad_input", r"^inputs\[0\]: the task reads a text; \{question, context\} was sent")
+
+
+def test_a_question_too_long_where_truncation_is_forbidden(service: Harness) -> None:
+    response = service.predict("found", {"question": "why " * 31, "context": "so"}, truncate=False)
+    assert_problem(response, 422, "bad_input", r"inputs\[0\]: longer than the task's 64 tokens")
+    long = {"question": "why", "context": "so " * 500}  # read in windows, so nothing is cut
+    assert service.predict("found", long, truncate=False).status_code == 200
 
 
 def test_as_many_inputs_as_are_allowed_are_answered(service: Harness) -> None:

@@ -18,8 +18,8 @@ from service.adapters.manifest import KindName
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.tasks import Floats
-from tests.api.harness import Harness, assert_problem, harness
-from tests.tiny import make_adapter, make_manifest, make_tensors
+from tests.api.harness import Harness, assert_problem, formed, harness
+from tests.tiny import KINDS, METHODS, make_adapter, make_manifest, make_tensors
 
 TEXTS = ["good film", "the dog and the cat", "never again!", "a very large and very red book", "rain, sun", "x"]
 PATIENCE = 30.0  # seconds; only a failing test waits so long
@@ -63,10 +63,11 @@ def callers() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def mixed(service: Harness, tiny_base: BaseModel) -> Harness:
-    """A service of several tasks of every kind."""
+    """A service of several tasks of every kind and every method."""
     for seed, labels in enumerate([("no", "yes"), ("red", "green", "blue"), ("a", "b", "c", "d", "e")]):
         service.upload(f"labels-{seed}", make_adapter(tiny_base, labels=labels, seed=seed))
-    service.upload("grade", make_adapter(tiny_base, kind="regression", seed=7))
+    for seed, (kind, method) in enumerate(zip(2 * KINDS, METHODS.values(), strict=True), start=7):
+        service.upload(f"{kind}-{seed}", make_adapter(tiny_base, kind=kind, method=method, seed=seed))
     return service
 
 
@@ -74,6 +75,12 @@ def numbers(prediction: Any) -> list[float]:
     """All that a prediction says, in an order that does not depend on it."""
     if "scores" in prediction:
         return [entry["score"] for entry in sorted(prediction["scores"], key=lambda entry: str(entry["label"]))]
+    if "labels" in prediction:
+        return [entry["score"] for entry in sorted(prediction["labels"], key=lambda entry: str(entry["label"]))]
+    if "entities" in prediction:
+        return [entry[part] for entry in prediction["entities"] for part in ("start", "end", "score")]
+    if "answer" in prediction:
+        return [prediction[part] for part in ("start", "end", "score")]
     return list(prediction.get("embedding") or [prediction["value"]])
 
 
@@ -95,34 +102,43 @@ def queued(service: Harness) -> float:
 def test_32_callers_who_share_batches_get_what_they_get_alone(
     mixed: Harness, callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks = list(mixed.tasks())
-    wanted = [(tasks[number % len(tasks)], TEXTS[number % len(TEXTS)]) for number in range(32)]
-    alone = {(task, text): mixed.answers(task, text)[0] for task, text in wanted}
-    tokens = {text: mixed.predict("embedding", text).json()["usage"]["tokens"] for text in TEXTS}
+    facts = mixed.tasks()
+    tasks = list(facts)
+    wanted = [
+        (task, formed(facts[task], TEXTS[number % len(TEXTS)]))
+        for number, task in enumerate(tasks[number % len(tasks)] for number in range(32))
+    ]
+    alone = [mixed.predict(task, given).json() for task, given in wanted]
+    tokens = [answer["usage"]["tokens"] for answer in alone]
     before = sample(mixed, "rootstock_batch_rows_count")
     gate = Gate(Engine.run)
     monkeypatch.setattr(Engine, "run", lambda engine, rows: gate.run(engine, rows))
 
-    together = [callers.submit(mixed.answers, task, text) for task, text in wanted[:1]]
+    together = [callers.submit(mixed.answers, task, given) for task, given in wanted[:1]]
     gate.wait_for_a_batch()
-    together += [callers.submit(mixed.answers, task, text) for task, text in wanted[1:]]
-    wait_until(lambda: queued(mixed) == sum(tokens[text] for _, text in wanted[1:]))
+    together += [callers.submit(mixed.answers, task, given) for task, given in wanted[1:]]
+    wait_until(lambda: queued(mixed) == sum(tokens[1:]))
     gate.open()
 
-    for (task, text), future in zip(wanted, together, strict=True):
-        np.testing.assert_allclose(numbers(future.result()[0]), numbers(alone[task, text]), rtol=1e-4, atol=1e-4)
+    for one, future in zip(alone, together, strict=True):
+        expected = numbers(one["predictions"][0])
+        np.testing.assert_allclose(numbers(future.result()[0]), expected, rtol=1e-4, atol=1e-4)
     assert sample(mixed, "rootstock_batch_rows_count") - before == 2  # one alone, then 31 in one batch
 
 
 def test_32_callers_who_come_and_go_get_what_they_get_alone(mixed: Harness, callers: ThreadPoolExecutor) -> None:
-    tasks = list(mixed.tasks())
-    alone = {(task, text): numbers(mixed.answers(task, text)[0]) for task in tasks for text in TEXTS}
+    facts = mixed.tasks()
+    tasks = list(facts)
+    alone = {
+        (task, text): numbers(mixed.answers(task, formed(facts[task], text))[0]) for task in tasks for text in TEXTS
+    }
 
     def call(caller: int) -> None:
         for turn in range(6):
             task, first = tasks[(caller + turn) % len(tasks)], caller % len(TEXTS)
             texts = [*TEXTS[first:], *TEXTS[:first]][: 1 + turn % 3]
-            for text, prediction in zip(texts, mixed.answers(task, texts), strict=True):
+            inputs = [formed(facts[task], text) for text in texts]
+            for text, prediction in zip(texts, mixed.answers(task, inputs), strict=True):
                 np.testing.assert_allclose(numbers(prediction), alone[task, text], rtol=1e-4, atol=1e-4)
 
     for future in [callers.submit(call, caller) for caller in range(32)]:
@@ -201,7 +217,7 @@ def test_a_fault_of_the_engine_ends_its_request_and_no_other(
     assert service.http.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "embedding"])
 def test_an_answer_that_is_no_number_is_a_fault(service: Harness, tiny_base: BaseModel, kind: KindName) -> None:
     manifest = make_manifest(tiny_base, kind=kind)
     tensors = make_tensors(tiny_base, manifest)
@@ -209,7 +225,7 @@ def test_an_answer_that_is_no_number_is_a_fault(service: Harness, tiny_base: Bas
     service.upload("big", write_adapter(manifest, tensors, torch.float32))
     service.upload("mood", make_adapter(tiny_base))
     before = service.answers("mood", "good film")
-    response = service.predict("big", "good film")
+    response = service.predict("big", formed(service.tasks()["big"], "good film"))
     assert_problem(response, 500, "engine_fault", "task big version 1 put out a value that is not a finite number")
     assert service.answers("mood", "good film") == before
 

@@ -1,5 +1,6 @@
 """POST /predict/{task}: every kind, every form of input, every parameter."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.engine.tokens import tokenize
+from tests.adapters.forge import with_manifest
 from tests.api.harness import JSON, Harness, harness
-from tests.tiny import make_adapter, make_resident
+from tests.tiny import make_adapter, make_pointer, make_resident, read_one
 
 LABELS = ("red", "green", "blue")
 
@@ -22,6 +23,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny_base: BaseModel) -> I
         service.upload("colour", make_adapter(tiny_base, labels=LABELS, seed=3), activate=False)
         service.upload("same", make_adapter(tiny_base, pair=True, seed=4))
         service.upload("grade", make_adapter(tiny_base, kind="regression", seed=5))
+        service.upload("topics", make_adapter(tiny_base, kind="multilabel", labels=LABELS, seed=21))
+        service.upload("cats", make_pointer(tiny_base, "cats", "tagging", "cat"))
+        where = make_pointer(tiny_base, "where", "answer", "cat")
+        service.upload("where", where)
+        service.upload("where-if", with_manifest(where, calibration={"none_margin": 0.0}))
         yield service
 
 
@@ -52,8 +58,9 @@ def test_top_k_cuts_the_scores_and_nothing_else(service: Harness) -> None:
 
 def test_the_answer_is_the_engines(service: Harness, tiny_base: BaseModel) -> None:
     resident = make_resident(tiny_base, labels=LABELS, seed=2)
-    [tokens] = tokenize(tiny_base.tokenizer, ["the film was good"], None, 64)
-    expected = resident.kind.decode(resident.manifest, Engine(tiny_base).run([Row(tokens, resident)])[0])
+    reading = read_one(tiny_base, resident.manifest, "the film was good")
+    raw = Engine(tiny_base).run([Row(row, resident) for row in reading.rows])
+    expected = resident.kind.decode(resident.manifest, reading, raw)
     [prediction] = service.answers("colour", "the film was good")
     assert prediction["label"] == expected.answer["label"]
     assert prediction["score"] == pytest.approx(expected.answer["score"], abs=1e-5)
@@ -87,6 +94,88 @@ def test_regression_answers_one_number(service: Harness) -> None:
     values = [prediction["value"] for prediction in answer["predictions"]]
     assert [set(prediction) for prediction in answer["predictions"]] == [{"value"}, {"value"}]
     assert abs(values[0] - values[1]) > 1e-4
+
+
+def test_multilabel_answers_the_labels_that_reach_the_threshold(service: Harness) -> None:
+    answer = service.predict("topics", ["good film", "the dog", "rain", "never again"]).json()
+    assert answer["kind"] == "multilabel"
+    for prediction in answer["predictions"]:
+        assert set(prediction) == {"labels"}
+        scores = [entry["score"] for entry in prediction["labels"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(score >= 0.5 for score in scores)
+        assert {entry["label"] for entry in prediction["labels"]} <= set(LABELS)
+    assert len({len(prediction["labels"]) for prediction in answer["predictions"]}) > 1
+    cut = service.answers("topics", ["good film", "the dog", "rain", "never again"], top_k=1)
+    assert [one["labels"] for one in cut] == [one["labels"][:1] for one in answer["predictions"]]
+
+
+@pytest.mark.parametrize("text", ["the cat, a CAT!", "🙂 cafe\u0301 naïve cat", "東京 the cat\u3000is", "the film"])
+def test_tagging_answers_where_in_the_text_as_sent(service: Harness, text: str) -> None:
+    answer = service.predict("cats", text).json()
+    assert answer["kind"] == "tagging"
+    [prediction] = answer["predictions"]
+    found = [match.span() for match in re.finditer("cat", text, re.IGNORECASE)]
+    assert [(one["start"], one["end"]) for one in prediction["entities"]] == found
+    for one in prediction["entities"]:
+        assert set(one) == {"label", "text", "start", "end", "score"}
+        assert one["label"] == "found"
+        assert one["text"] == text[one["start"] : one["end"]]
+        assert 0.5 < one["score"] <= 1
+
+
+def test_answers_come_from_the_passage(service: Harness) -> None:
+    context = "🙂 the dog was not there. The Cat was, again"
+    answer = service.predict("where", {"question": "who is in this place?", "context": context}).json()
+    assert answer["kind"] == "answer"
+    [prediction] = answer["predictions"]
+    assert set(prediction) == {"answer", "start", "end", "score"}
+    assert prediction["answer"] == context[prediction["start"] : prediction["end"]] == "Cat"
+    assert 0.5 < prediction["score"] <= 1
+
+
+@pytest.mark.parametrize("words", [100, 3000])
+def test_a_long_passage_is_answered_from_its_far_end(service: Harness, words: int) -> None:
+    context = "the dog was very small. " * (words // 5) + "cat"
+    answer = service.predict("where", {"question": "what is it", "context": context}, truncate=False).json()
+    [prediction] = answer["predictions"]
+    assert prediction["answer"] == "cat"
+    assert (prediction["start"], prediction["end"]) == (len(context) - 3, len(context))
+    assert answer["usage"]["truncated"] == 0
+    assert answer["usage"]["tokens"] > words
+
+
+def test_a_question_may_have_no_answer(service: Harness) -> None:
+    asked = [{"question": "what is it", "context": text} for text in ("the dog was small", "the cat was small")]
+    none, one = service.answers("where-if", asked)
+    assert (none["answer"], none["start"], none["end"]) == (None, None, None)
+    assert 0 <= none["score"] <= 1
+    assert one["answer"] == "cat"
+    assert all(prediction["answer"] for prediction in service.answers("where", asked))
+
+
+def test_inputs_of_one_and_of_many_rows_share_a_request(service: Harness) -> None:
+    contexts = ["cat", "the dog " * 100 + "cat", "a cat", "cat " + "the dog " * 200]
+    found = service.answers("where", [{"question": "what", "context": context} for context in contexts])
+    assert [prediction["start"] for prediction in found] == [context.index("cat") for context in contexts]
+
+
+def test_a_long_question_is_cut_and_the_cut_is_counted(service: Harness) -> None:
+    answer = service.predict("where", {"question": "what is it " * 50, "context": "the cat"}).json()
+    assert answer["usage"]["truncated"] == 1
+    assert answer["predictions"][0]["answer"] == "cat"
+
+
+def test_the_document_says_what_each_kind_answers(service: Harness) -> None:
+    schema = service.get("/openapi.json")["components"]["schemas"]["PredictAnswer"]["properties"]
+    told = schema["predictions"]["description"]
+    for kind, task in {"classification": "colour", "regression": "grade", "embedding": "embedding"}.items():
+        [prediction] = service.answers(task, "good film")
+        assert f"{{{', '.join(prediction)}}} for {kind}" in told
+    asked = {"question": "what", "context": "the cat"}
+    for kind, task, given in (("multilabel", "topics", "a"), ("tagging", "cats", "a"), ("answer", "where", asked)):
+        [prediction] = service.answers(task, given)
+        assert f"{{{', '.join(prediction)}}} for {kind}" in told
 
 
 def test_the_bare_base_embeds_without_any_adapter(service: Harness, tiny_base: BaseModel) -> None:
@@ -147,5 +236,7 @@ def test_a_json_body_is_read_with_its_media_type(service: Harness, headers: dict
     ],
 )
 def test_odd_text_gets_an_answer(service: Harness, text: str) -> None:
-    for task, given in (("colour", text), ("embedding", text), ("same", {"text": text, "text_pair": text})):
+    pair, asked = {"text": text, "text_pair": text}, {"question": text, "context": text}
+    whole = [(task, text) for task in ("colour", "embedding", "topics", "cats")]
+    for task, given in [*whole, ("same", pair), ("where", asked), ("where-if", asked)]:
         assert len(service.answers(task, given)) == 1

@@ -13,7 +13,8 @@ from service.adapters.methods import BARE
 from service.engine.architectures import ARCHITECTURES
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.engine.encoder import Group, encode
-from service.engine.tokens import TokenizedRow, pack, tokenize
+from service.engine.packing import pack
+from service.tasks.reading import TokenizedRow, tokenize
 from tests.tiny import CONFIGS, build_tiny, random_row
 
 LENGTHS = (3, 17, 3, 64, 5, 17, 40)
@@ -73,7 +74,7 @@ def _transformers(folder: Path) -> Any:
 
 def _assert_equal(base: BaseModel, rows: list[TokenizedRow], model: Any) -> None:
     with torch.inference_mode():
-        found = encode(base.weights, pack(rows), [Group(slice(None), BARE)])
+        found = encode(base.weights, pack(rows), [Group(slice(None), slice(None), BARE)])
         expected = torch.cat(list(_one_by_one(model, rows)))
     assert expected.std() > 0.1  # not so degenerate that anything would be equal
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from service.adapters.methods import Dims
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.errors import BadBase
 from tests.tiny import BERT_SPECIAL, build_tiny, save_tokenizer, tiny_tokenizer
@@ -102,7 +103,7 @@ def test_the_default_base_comes_from_its_package_without_a_hub() -> None:
 
 def test_the_real_base_has_the_promised_size(real_base: BaseModel) -> None:
     assert real_base.name == DEFAULT_BASE
-    assert real_base.dims == (6, 384)
+    assert real_base.dims == Dims(layers=6, hidden=384, inner=1536, heads=12)
     assert real_base.parameters == pytest.approx(22.6e6, rel=0.01)  # 22.7 M with the pooler, which is not used
     assert real_base.bytes == 4 * real_base.parameters
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from service.engine.bank import Resident
 from service.engine.engine import Engine, Row
-from service.engine.tokens import TokenizedRow
 from service.tasks import Floats
+from service.tasks.reading import TokenizedRow
 
 TIMEOUT = 30.0  # seconds; only a test that fails waits for it
 

@@ -7,35 +7,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.adapters.manifest import HeadSettings
+from service.adapters.manifest import HeadSettings, Manifest
 from service.engine.base_model import BaseModel
+from service.tasks import Floats, Prediction
 from service.tasks.base import pool
 from service.tasks.embedding import Embedding
-from tests.tiny import make_manifest
+from tests.tiny import UNREAD, make_manifest
 
 KIND = Embedding()
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 
 
+def decode(manifest: Manifest, raw: Floats) -> Prediction:
+    return KIND.decode(manifest, UNREAD, [raw])
+
+
 @given(st.lists(st.floats(-100, 100, width=32), min_size=32, max_size=32).filter(lambda raw: max(map(abs, raw)) > 1e-3))
 def test_an_embedding_has_length_one_and_the_direction_of_the_row(tiny_base: BaseModel, raw: list[float]) -> None:
     vector = np.array(raw, np.float32)
-    answer, outputs = KIND.decode(make_manifest(tiny_base, kind="embedding"), vector)
+    answer, outputs = decode(make_manifest(tiny_base, kind="embedding"), vector)
     assert np.linalg.norm(answer["embedding"]) == pytest.approx(1, abs=1e-5)
     assert answer["embedding"] == outputs.tolist()
     np.testing.assert_allclose(outputs * np.linalg.norm(vector), vector, rtol=1e-4, atol=1e-4)
 
 
 def test_a_zero_vector_stays_one(tiny_base: BaseModel) -> None:
-    assert not KIND.decode(make_manifest(tiny_base, kind="embedding"), np.zeros(32, np.float32)).outputs.any()
+    assert not decode(make_manifest(tiny_base, kind="embedding"), np.zeros(32, np.float32)).outputs.any()
 
 
 def test_an_embedding_has_no_head(tiny_base: BaseModel) -> None:
     assert KIND.head_shapes(make_manifest(tiny_base, kind="embedding"), tiny_base.dims) == {}
 
 
+def test_an_embedding_is_neither_trained_nor_scored(tiny_base: BaseModel) -> None:
+    manifest = make_manifest(tiny_base, kind="embedding")
+    for call in (lambda: KIND.check_label(manifest, "x"), lambda: KIND.targets(manifest, UNREAD, "x")):
+        with pytest.raises(NotImplementedError, match="kind embedding is not trained"):
+            call()
+    with pytest.raises(NotImplementedError, match="kind embedding is not scored"):
+        KIND.tally(manifest, {"embedding": []}, "x")
+    assert KIND.metrics == ()
+
+
 def test_a_huge_vector_keeps_its_direction(tiny_base: BaseModel) -> None:
-    outputs = KIND.decode(make_manifest(tiny_base, kind="embedding"), np.full(4, 1e30, np.float32)).outputs
+    outputs = decode(make_manifest(tiny_base, kind="embedding"), np.full(4, 1e30, np.float32)).outputs
     np.testing.assert_allclose(outputs, 0.5)
 
 

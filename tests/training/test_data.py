@@ -1,15 +1,32 @@
 """Data files: what is well formed is read, and what is wrong is named with its file and line."""
 
+import csv
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.adapters.manifest import KindName
 from service.errors import BadData
-from service.training.data import LABEL_COLUMNS, PAIR_COLUMNS, TEXT_COLUMNS, Columns, Example, read_examples, split
+from service.tasks import Span
+from service.tasks.base import spans_of
+from service.training.data import (
+    FEW_VALUES,
+    LABEL_COLUMNS,
+    PAIR_COLUMNS,
+    TEXT_COLUMNS,
+    Columns,
+    Example,
+    infer_kind,
+    read_examples,
+    split,
+)
+from tests.training.toys import TOYS, write_csv, write_jsonl
 
 EXAMPLES = [Example('He said "no", twice', None, "a"), Example("Süß, 東京 🙂", None, "b")]
 COUNTS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
@@ -62,7 +79,7 @@ def test_numbers_in_jsonl_are_labels_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", LABEL_COLUMNS)
 def test_the_usual_column_names_are_guessed(tmp_path: Path, text: str, label: str) -> None:
     path = _file(tmp_path, "data.csv", f"id,{label},{text}\n1,yes,words\n")
-    assert read_examples(path) == [Example("words", None, "yes")]
+    assert read_examples(path) == [Example("words", None, ("yes",) if label == "labels" else "yes")]
 
 
 @pytest.mark.parametrize("pair", PAIR_COLUMNS)
@@ -88,7 +105,7 @@ def test_named_columns_are_preferred_to_guessed_ones(tmp_path: Path) -> None:
         ("data.csv", "text,label\n", ": no rows"),
         ("data.csv", "", ": no rows"),
         ("data.csv", "text,mood\na,b\n", ": which column holds the label.*found text, mood"),
-        ("data.csv", "words,label\na,b\n", ": which column holds the text.*found words, label"),
+        ("data.csv", "phrase,label\na,b\n", ": which column holds the text.*found phrase, label"),
         ("data.tsv", "text\tlabel\na\tb\tc\n", ":2: expected 2 columns"),
         ("data.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', ":2: not JSON"),
         ("data.jsonl", '\n[1, 2]\n{"text": "a"}', ":2: not a JSON object"),
@@ -96,6 +113,11 @@ def test_named_columns_are_preferred_to_guessed_ones(tmp_path: Path) -> None:
         ("data.jsonl", '{"text": null, "label": "b"}\n', ":1: column text is missing"),
         ("data.jsonl", '{"text": ["a"], "label": "b"}\n', ":1: column text is missing or neither text nor number"),
         ("data.jsonl", "[" * 100_000 + "\n", ":1: not JSON"),
+        ("data.jsonl", '{"text": "half \\ud83d", "label": "b"}\n', ":1: column text holds a lone surrogate"),
+        ("data.jsonl", '{"text": "a", "label": "\\ud83d"}\n', ":1: column label holds a lone surrogate"),
+        ("data.jsonl", '{"text": "a", "label": [{"b": 1}]}\n', ":1: column label: {'b': 1} is no label"),
+        ("data.csv", "text,label,text\na,b,c\n", ":1: two columns have one name: text, label, text"),
+        ("data.tsv", "label\tlabel\na\tb\n", ":1: two columns have one name: label, label"),
         ("data.parquet", "PAR1", r": unknown format; use \.csv, \.tsv, \.jsonl"),
     ],
     ids=lambda value: value[:40],
@@ -130,6 +152,283 @@ def test_any_text_survives_jsonl(tmp_path_factory: pytest.TempPathFactory, rows:
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     path = _file(tmp_path_factory.getbasetemp(), "any.jsonl", "\n".join(lines))
     assert read_examples(path) == [Example(text.strip(), None, label.strip()) for text, label in rows]
+
+
+# Each kind of task in every format that can hold it: the file, and what it says.
+
+RED_CAT = Example("a red cat", None, (Span(2, 5, "colour"), Span(6, 9, "animal")))
+BOTH, NONE = Example("cat rain", None, ("pets", "weather")), Example("film", None, ())
+PARIS = Example("Where is it?", "It is in Paris, or Parish.", (Span(9, 14, "Paris"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("cells.csv", "text,labels\ncat rain,pets| weather|pets\nfilm,\n", [BOTH, NONE]),
+        ("cells.tsv", "text\tlabels\ncat rain\tpets|weather\nfilm\t | \n", [BOTH, NONE]),
+        (
+            "lists.jsonl",
+            '{"text": "cat rain", "label": ["pets", "weather", "pets"]}\n{"text": "film", "label": []}\n',
+            [BOTH, NONE],
+        ),
+        ("numbers.jsonl", '{"text": "x", "labels": [1, 2.5]}\n', [Example("x", None, ("1", "2.5"))]),
+    ],
+)
+def test_several_labels_are_read_from_cells_and_lists(
+    tmp_path: Path, name: str, text: str, expected: list[Example]
+) -> None:
+    path = _file(tmp_path, name, text)
+    assert read_examples(path) == read_examples(path, kind="multilabel") == expected
+    assert infer_kind(expected) == "multilabel"
+
+
+def test_a_bar_in_a_cell_separates_labels_only_where_there_are_several(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", "text,label\ncat rain,pets|weather\n")
+    assert read_examples(path)[0].label == "pets|weather"
+    assert read_examples(path, kind="multilabel")[0].label == ("pets", "weather")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("words.conll", "-DOCSTART- -X- O O\n\na DT O\nred JJ B-colour\ncat NN B-animal\n\n"),
+        ("words.bio", "\n\na\tO\nred\tI-colour\ncat\tI-animal"),
+        ("words.jsonl", '{"tokens": ["a", "red ", "cat"], "ner_tags": ["O", "B-colour", "B-animal"]}'),
+        ("words.tsv", "words\ttags\na red cat\tO B-colour I-animal\n"),
+        (
+            "spans.jsonl",
+            '{"text": "a red cat", "entities": [{"start": 6, "end": 9, "label": "animal"}, '
+            '{"start": 2, "end": 5, "label": "colour", "id": 7}]}',
+        ),
+        (
+            "space.jsonl",
+            '{"sentence": " \\t a red cat  ", "spans": [{"start": 5, "end": 8, "label": "colour"}, '
+            '{"start": 9, "end": 12, "label": "animal"}]}',
+        ),
+    ],
+)
+def test_entities_are_read_from_tags_and_from_spans(tmp_path: Path, name: str, text: str) -> None:
+    path = _file(tmp_path, name, text)
+    assert read_examples(path) == read_examples(path, kind="tagging") == [RED_CAT]
+    assert infer_kind([RED_CAT]) == "tagging"
+
+
+def test_entities_are_read_from_a_column_that_is_named(tmp_path: Path) -> None:
+    spans = '[{"start": 2, "end": 5, "label": "colour"}, {"start": 6, "end": 9, "label": "animal"}]'
+    rows = [f'{{"body": "a red cat", "marks": {spans}}}', '{"body": "a red cat", "marks": "O B-colour B-animal"}']
+    path = _file(tmp_path, "data.jsonl", "\n".join(rows))
+    assert read_examples(path, Columns("body", None, "marks"), "tagging") == [RED_CAT, RED_CAT]
+
+
+def test_tags_that_go_on_are_one_entity_and_a_new_b_begins_another(tmp_path: Path) -> None:
+    lines = ["one B-x", "two I-x", "three B-x", "red I-y", "blue O", "the I-y"]
+    [example] = read_examples(_file(tmp_path, "data.conll", "\n".join(lines)))
+    assert [(example.text[start:end], label) for start, end, label in spans_of(example.label)] == [
+        ("one two", "x"),
+        ("three", "x"),
+        ("red", "y"),
+        ("the", "y"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["Paris"], "answer_start": [9]},
+        {"text": ["Paris"], "answer_start": []},
+        {"text": "Paris", "answer_start": 9},
+        [{"text": "Paris", "answer_start": 9}],
+        [{"text": "Paris", "start": 9}],
+        [{"text": "Paris"}],
+        ["Paris"],
+        "Paris",
+    ],
+)
+def test_an_answer_is_read_in_every_form(tmp_path: Path, answers: Any) -> None:
+    row = {"question": PARIS.text, "context": PARIS.text_pair, "answers": answers}
+    path = _file(tmp_path, "data.jsonl", json.dumps(row))
+    assert read_examples(path) == read_examples(path, kind="answer") == [PARIS]
+    assert infer_kind([PARIS]) == "answer"
+
+
+@pytest.mark.parametrize("answers", [{"text": [], "answer_start": []}, [], "", None])
+def test_no_answer_is_read_in_every_form(tmp_path: Path, answers: Any) -> None:
+    rows = [{"question": PARIS.text, "context": PARIS.text_pair, "answers": found} for found in (answers, "Paris")]
+    path = _file(tmp_path, "data.jsonl", "\n".join(map(json.dumps, rows)))
+    examples = read_examples(path)
+    assert examples == [Example(PARIS.text, PARIS.text_pair, ()), PARIS]
+    assert infer_kind(examples) == "answer"
+
+
+def test_answers_are_read_from_a_table_and_from_named_columns(tmp_path: Path) -> None:
+    table = _file(tmp_path, "data.csv", f'question,context,answer\n{PARIS.text},"{PARIS.text_pair}",Paris\n')
+    named = _file(tmp_path, "named.csv", f'ask,passage,reply\n{PARIS.text},"{PARIS.text_pair}",Paris\n')
+    assert read_examples(table) == [PARIS]
+    assert read_examples(named, Columns("ask", "passage", "reply"), "answer") == [PARIS]
+
+
+def test_questions_on_passages_may_be_classified_too(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", "question,context,label\nWhere?,In Paris.,answered\n")
+    assert read_examples(path, Columns(pair="context")) == [Example("Where?", "In Paris.", "answered")]
+
+
+def test_squads_nesting_is_read(tmp_path: Path) -> None:
+    question = {"question": PARIS.text, "answers": [{"text": "Paris", "answer_start": 9}], "id": "1"}
+    never = {"question": "When?", "is_impossible": True, "answers": [], "plausible_answers": [{"text": "it"}]}
+    paragraph = {"context": PARIS.text_pair, "qas": [question, never]}
+    expected = [PARIS, Example("When?", PARIS.text_pair, ())]
+    for number, whole in enumerate(({"data": [{"title": "x", "paragraphs": [paragraph]}]}, [paragraph])):
+        path = _file(tmp_path, f"{number}.json", json.dumps(whole))
+        assert read_examples(path) == expected
+
+
+def _spans(*spans: dict[str, Any]) -> str:
+    return json.dumps({"text": "a red cat", "entities": list(spans)})
+
+
+def _asked(answers: Any, **columns: Any) -> str:
+    return json.dumps({"question": "Where?", "context": "In Paris.", "answers": answers} | columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cause"),
+    [
+        ("data.conll", "red B-colour\ncat\n", ":2: a word without a tag"),
+        ("data.conll", "a O\n\nthe O\ncat B\n", ":3: tag 'B' is neither O nor B-"),
+        ("data.conll", "a O\n\nthe O\ncat S-animal\n", ":3: tag 'S-animal' is neither"),
+        ("data.conll", "\n\n", ": no rows"),
+        ("data.jsonl", '{"tokens": ["a", "cat"], "tags": ["O"]}', ":1: 2 words, but 1 tags"),
+        ("data.jsonl", '{"tokens": ["a", 5], "tags": ["O", "O"]}', ":1: column tokens is not a list of words"),
+        ("data.jsonl", '{"tokens": ["a", " "], "tags": ["O", "O"]}', ":1: column tokens is not a list of words"),
+        ("data.jsonl", '{"tokens": ["a"], "tags": [0]}', ":1: column tags is not a list of words"),
+        ("data.jsonl", '{"text": "a", "entities": 5}', ":1: column entities is neither a list of {start"),
+        ("data.jsonl", '{"text": "a"}\n', ": which column holds the label"),
+        (
+            "data.jsonl",
+            "\n" + _spans({"start": 2, "end": 6, "label": "x"}, {"start": 5, "end": 9, "label": "y"}),
+            ":2: column entities: x at 2 and y at 5 overlap",
+        ),
+        ("data.jsonl", _spans({"start": 6, "end": 10, "label": "x"}), ":1: .*outside its text of 9 characters"),
+        ("data.jsonl", _spans({"start": -1, "end": 1, "label": "x"}), ":1: .*outside its text"),
+        ("data.jsonl", _spans({"start": 2, "end": 2, "label": "x"}), ":1: .*outside its text"),
+        ("data.jsonl", _spans({"start": 2, "label": "x"}), ":1: .* is not {start, end, label}"),
+        ("data.jsonl", _spans({"start": 2, "end": 5, "label": " "}), ":1: .*empty label"),
+        ("data.jsonl", _asked("Rome"), ":1: answer 'Rome' does not stand in its context"),
+        ("data.jsonl", _asked([{"text": "Paris", "answer_start": 4}]), ":1: answer 'Paris' does not stand at 4"),
+        ("data.jsonl", _asked([{"text": "Pari", "answer_start": -6}]), ":1: answer 'Pari' does not stand at -6"),
+        ("data.jsonl", _asked([{"answer_start": 3}]), ":1: answer .* has no text"),
+        ("data.jsonl", _asked({"text": ["In", "Paris"], "answer_start": [0]}), ":1: column answers: 2 texts, but"),
+        ("data.jsonl", _asked(42), ":1: column answers: 42 is no answer"),
+        ("data.jsonl", _asked("In", context=" "), ":1: column context is missing or empty"),
+        ("data.jsonl", _asked("In", context=None), ":1: column context is missing or empty"),
+        ("data.jsonl", _asked("In", question=""), ":1: column question is empty"),
+        ("data.json", "{", ": not JSON"),
+        ("data.json", "[" * 100_000, ": not JSON"),
+        ("data.json", "5", ": not in SQuAD's form"),
+        ("data.json", '{"data": [{"paragraphs": [{"context": "x"}]}]}', ": not in SQuAD's form"),
+        ("data.json", '[{"context": "x", "qas": [{"question": "y", "answers": ["z"]}]}]', ":1: answer 'z' does not"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_what_is_wrong_with_marks_and_answers_is_named_too(tmp_path: Path, name: str, text: str, cause: str) -> None:
+    path = _file(tmp_path, name, text)
+    with pytest.raises(BadData, match=f"^{path}{cause}"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("tagging", "which column holds the label"),
+        ("answer", "which column holds the pair.* --pair"),
+    ],
+)
+def test_a_file_without_the_columns_of_its_kind_is_refused(tmp_path: Path, kind: KindName, cause: str) -> None:
+    path = _file(tmp_path, "data.csv", "text,mood\na,b\n")
+    with pytest.raises(BadData, match=f"^{path}: {cause}"):
+        read_examples(path, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (["good", "bad"], "classification"),
+        (["1", "2", "3", "1.0"], "classification"),
+        ([str(number) for number in range(FEW_VALUES)], "classification"),
+        ([str(number) for number in range(FEW_VALUES + 1)], "regression"),
+        (["1", "2.5"], "regression"),
+        (["1.5", "many"], "classification"),
+        (["1.5", "inf"], "classification"),
+        (["one", ("one", "two")], "multilabel"),
+    ],
+)
+def test_the_kind_is_seen_from_the_labels(labels: list[Any], kind: KindName) -> None:
+    assert infer_kind([Example("text", None, label) for label in labels]) == kind
+
+
+@pytest.mark.parametrize("kind", TOYS)
+def test_every_kind_survives_a_file_and_is_known_again(tmp_path: Path, kind: KindName) -> None:
+    examples = TOYS[kind](30, 1)
+    if kind == "regression":
+        examples = [Example(example.text, None, f"{example.label}.5") for example in examples]
+    read = read_examples(write_jsonl(tmp_path / "data.jsonl", kind, examples))
+    assert read == examples
+    assert infer_kind(read) == kind
+
+
+def test_pairs_survive_a_file(tmp_path: Path) -> None:
+    examples = TOYS["classification"](6, 1)
+    pairs = [Example(one.text, other.text, one.label) for one, other in pairwise(examples)]
+    assert read_examples(write_csv(tmp_path / "data.csv", pairs)) == pairs
+    assert read_examples(write_jsonl(tmp_path / "data.jsonl", "classification", pairs)) == pairs
+
+
+WORD = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=5)
+
+
+@given(st.lists(st.tuples(WORD, st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])), min_size=1, max_size=8))
+def test_tags_and_spans_say_the_same(tmp_path_factory: pytest.TempPathFactory, tagged: list[tuple[str, str]]) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    lines = [f"{word} {tag}" for word, tag in tagged]
+    [example] = read_examples(_file(folder, "any.bio", "\n".join(lines)))
+    words, starts = [word for word, _ in tagged], [0]
+    for word in words:
+        starts.append(starts[-1] + len(word) + 1)
+    assert example.text == " ".join(words)
+    again = ["O"] * len(words)
+    for start, end, label in spans_of(example.label):
+        inside = [place for place in range(len(words)) if start <= starts[place] < end]
+        again[inside[0] : inside[-1] + 1] = [f"B-{label}", *[f"I-{label}"] * (len(inside) - 1)]
+    before = ["O", *(tag for _, tag in tagged)]
+    assert again == [f"B{tag[1:]}" if tag[0] == "I" and last[1:] != tag[1:] else tag for last, tag in pairwise(before)]
+    assert read_examples(write_jsonl(folder / "any-spans.jsonl", "tagging", [example])) == [example]
+
+
+@given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
+def test_an_answer_is_found_where_it_stands(
+    tmp_path_factory: pytest.TempPathFactory, answer: str, before: str, after: str
+) -> None:
+    context = before + answer + after
+    rows = [
+        {"question": "what", "context": context, "answers": [{"text": answer, "answer_start": len(before)}]},
+        {"question": "what", "context": context, "answers": answer},
+    ]
+    path = _file(tmp_path_factory.getbasetemp(), "any-answers.jsonl", "\n".join(map(json.dumps, rows)))
+    placed, found = read_examples(path)
+    assert placed.label == (Span(len(before), len(before) + len(answer), answer),)
+    [(start, end, text)] = spans_of(found.label)
+    assert context[start:end] == text == answer
+
+
+LABELS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="|"), min_size=1), max_size=4)
+
+
+@given(LABELS)
+def test_any_labels_survive_a_cell(tmp_path_factory: pytest.TempPathFactory, labels: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any-labels.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", "labels"], ["x", "|".join(labels)]])
+    assert read_examples(path)[0].label == tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
 
 
 def _examples(counts: list[int]) -> list[Example]:

@@ -1,5 +1,6 @@
 """A whole training: from data files to a file that the engine serves as its trainer saw it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,101 +9,226 @@ import pytest
 import torch
 
 from service.adapters.file import digest
-from service.adapters.manifest import Input
-from service.adapters.methods import Head, Houlsby
+from service.adapters.manifest import Calibration, Input, KindName
+from service.adapters.methods import AnyMethod, Head, Houlsby, Lora
 from service.engine.bank import Resident, load_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
-from service.engine.tokens import tokenize
 from service.errors import BadData
-from service.training.run import Outcome, Plan, run
-from service.training.trainer import Recipe
-from tests.training.toys import counting, sentiment, write_csv
+from service.tasks import KINDS, Floats
+from service.training.measure import measure_answers
+from service.training.run import Outcome, Plan, read_data, run
+from service.training.trainer import Set, decoded, prepare
+from tests.tiny import read_one
+from tests.training.conftest import RECIPE, Run
+from tests.training.toys import LABELS, TOYS, counting, sentiment, where, write_csv, write_jsonl
 
-RECIPE = Recipe(epochs=3, learning_rate=1e-2, batch_size=16)
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    folder = tmp_path_factory.mktemp("data")
-    return Plan(
-        task="mood",
-        kind="classification",
-        method=Houlsby(bottleneck=8),
-        recipe=RECIPE,
-        training=write_csv(folder / "training.csv", sentiment(160, 1)),
-        test=write_csv(folder / "test.csv", sentiment(40, 2)),
-        max_length=32,
-        licence="CC0",
-    )
+every_kind = pytest.mark.parametrize("kind", TOYS)
 
 
-@pytest.fixture(scope="module")
-def outcome(tiny_base: BaseModel, plan: Plan) -> Outcome:
-    return run(tiny_base, plan)
+@pytest.fixture
+def plan(plans: dict[KindName, Plan]) -> Plan:
+    return plans["classification"]
 
 
-def _resident(base: BaseModel, outcome: Outcome) -> Resident:
-    assert outcome.file is not None
-    return load_resident(base, outcome.file, version=1)
+def _run(base: BaseModel, plan: Plan) -> Outcome:
+    return run(base, plan, read_data(plan))
+
+
+def _resident(base: BaseModel, file: bytes | None) -> Resident:
+    assert file is not None
+    return load_resident(base, file, version=1)
+
+
+def _raw(base: BaseModel, resident: Resident, examples: Set) -> list[list[Floats]]:
+    return [Engine(base).run([Row(row, resident) for row in reading.rows]) for reading in examples.readings]
 
 
 def _assert_golden(base: BaseModel, resident: Resident, tolerance: float) -> None:
     manifest = resident.manifest
     assert manifest.golden
-    texts = [golden.input.text for golden in manifest.golden]
-    pairs = [golden.input.text_pair or "" for golden in manifest.golden] if manifest.head.pair else None
-    rows = tokenize(base.tokenizer, texts, pairs, manifest.tokenizer.max_length)
-    for golden, raw in zip(manifest.golden, Engine(base).run([Row(row, resident) for row in rows]), strict=True):
-        np.testing.assert_allclose(resident.kind.decode(manifest, raw).outputs, golden.outputs, atol=tolerance)
+    for golden in manifest.golden:
+        reading = read_one(base, manifest, golden.input.text, golden.input.text_pair)
+        raw = Engine(base).run([Row(row, resident) for row in reading.rows])
+        np.testing.assert_allclose(resident.kind.decode(manifest, reading, raw).outputs, golden.outputs, atol=tolerance)
 
 
-def test_the_file_says_what_was_trained_and_how_well(tiny_base: BaseModel, plan: Plan, outcome: Outcome) -> None:
-    manifest = _resident(tiny_base, outcome).manifest
-    assert (manifest.task, manifest.kind, manifest.method) == ("mood", "classification", plan.method)
-    assert manifest.labels == ["negative", "positive"]
-    assert (manifest.tokenizer.max_length, manifest.licence, manifest.head.pair) == (32, "CC0", False)
+@every_kind
+def test_the_file_says_what_was_trained_and_how_well(
+    tiny_base: BaseModel, runs: Mapping[KindName, Run], kind: KindName
+) -> None:
+    plan, data = runs[kind].plan, runs[kind].data
+    manifest = _resident(tiny_base, runs[kind].file).manifest
+    assert (manifest.task, manifest.kind, manifest.method) == (f"{kind}-toy", kind, plan.method)
+    assert manifest.labels == list(LABELS.get(kind, ()))
+    assert (manifest.tokenizer.max_length, manifest.licence) == (32, "CC0")
+    assert manifest.head.pair == (kind == "answer")
     facts = manifest.trained
     assert facts is not None
-    assert (facts.metric, facts.rows, facts.seed, facts.source) == ("accuracy", 144, 0, "training.csv")
+    assert (facts.metric, facts.seed, facts.source) == (KINDS[kind].metrics[0], 0, f"{kind}.jsonl")
+    assert facts.rows == len(data.training) == 160 - len(data.validation)
     assert facts.value >= 0.9
     assert facts.test_value is not None
-    assert facts.test_value >= 0.9
+    assert facts.test_value >= 0.85
 
 
-def test_the_engine_gives_the_golden_outputs(tiny_base: BaseModel, outcome: Outcome) -> None:
-    resident = _resident(tiny_base, outcome)
-    assert len(resident.manifest.golden) == 4
-    _assert_golden(tiny_base, resident, tolerance=1e-4)
+@every_kind
+def test_the_engine_gives_the_golden_outputs(
+    tiny_base: BaseModel, runs: Mapping[KindName, Run], kind: KindName
+) -> None:
+    resident, data = _resident(tiny_base, runs[kind].file), runs[kind].data
+    given = [(golden.input.text, golden.input.text_pair) for golden in resident.manifest.golden]
+    assert given == [example.given for example in data.validation[:4]]
+    _assert_golden(tiny_base, resident, tolerance=0.01 if kind == "regression" else 1e-4)
 
 
-def test_a_base_in_half_precision_is_within_the_tolerance(tiny_folder: Path, outcome: Outcome) -> None:
+def test_a_base_in_half_precision_is_within_the_tolerance(tiny_folder: Path, runs: Mapping[KindName, Run]) -> None:
     half = load_base(str(tiny_folder), dtype="bfloat16")
-    resident = _resident(half, outcome)
+    resident = _resident(half, runs["classification"].file)
     _assert_golden(half, resident, resident.manifest.tolerance)
 
 
-def test_the_report_tells_what_the_file_holds(tiny_base: BaseModel, outcome: Outcome) -> None:
-    assert outcome.file is not None
-    report, resident = outcome.report, _resident(tiny_base, outcome)
-    assert report["digest"] == digest(outcome.file)
-    assert report["file_bytes"] == len(outcome.file)
+@every_kind
+def test_the_same_plan_gives_the_same_bytes(tiny_base: BaseModel, runs: Mapping[KindName, Run], kind: KindName) -> None:
+    assert _run(tiny_base, runs[kind].plan).file == runs[kind].file
+
+
+@every_kind
+def test_the_report_tells_what_the_file_holds(
+    tiny_base: BaseModel, runs: Mapping[KindName, Run], kind: KindName
+) -> None:
+    outcome, resident = runs[kind].outcome, _resident(tiny_base, runs[kind].file)
+    report, facts = outcome.report, resident.manifest.trained
+    assert facts is not None
+    assert (report["task"], report["kind"], report["metric"]) == (f"{kind}-toy", kind, facts.metric)
+    assert (report["digest"], report["file_bytes"]) == (digest(runs[kind].file), len(runs[kind].file))
     assert report["trained_parameters"] == resident.parameters
     assert report["share_of_base"] == resident.parameters / tiny_base.parameters
-    assert report["validation"] == max(report["curve"])
-    assert len(report["curve"]) == 3
+    assert report["calibration"] == resident.manifest.calibration.model_dump()
+    assert (report["validation"], report["test"]) == (facts.value, facts.test_value)
+    assert report["measured"]["validation"]["value"] == facts.value
+    assert report["rows"] == facts.rows
+    assert report["best_epoch"] == 1 + report["curve"].index(max(report["curve"]))
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "tagging"])
+def test_calibration_makes_the_scores_more_honest_and_changes_no_answer(
+    tiny_base: BaseModel, runs: Mapping[KindName, Run], kind: KindName
+) -> None:
+    resident, data = _resident(tiny_base, runs[kind].file), runs[kind].data
+    fitted = resident.manifest.calibration
+    assert fitted.temperature != 1
+    validation = prepare(tiny_base, resident.manifest, data.validation)
+    raw = _raw(tiny_base, resident, validation)
+
+    def surprise(temperature: float) -> float:
+        """How unlikely the right labels are in the mean."""
+        outputs = torch.tensor(
+            np.concatenate([part.reshape(-1, resident.kind.width(resident.manifest)) for (part,) in raw])
+        )
+        lengths = torch.tensor([len(row) for row in validation.rows])
+        return resident.kind.loss(outputs / temperature, validation.targets, lengths).item()
+
+    assert surprise(fitted.temperature) <= surprise(1.0) + 1e-4
+
+
+def test_scores_that_are_far_from_the_truth_are_brought_near_it(tiny_base: BaseModel, plan: Plan) -> None:
+    """A short training at a low rate is right, but hardly sure of it."""
+    hasty = replace(plan, method=Head(), recipe=replace(RECIPE, epochs=8, learning_rate=2e-3, dropout=0.0))
+    outcome = _run(tiny_base, hasty)
+    manifest, resident = outcome.manifest, _resident(tiny_base, outcome.file)
+    unfitted = manifest.model_copy(update={"calibration": Calibration()})
+    validation = prepare(tiny_base, manifest, read_data(hasty).validation)
+    answers = decoded(unfitted, validation, _raw(tiny_base, resident, validation))
+    before, after = measure_answers(unfitted, answers, validation.labels), outcome.validation
+    assert after.value == before.value >= 0.8
+    assert before.calibration_error is not None
+    assert after.calibration_error is not None
+    assert after.calibration_error < before.calibration_error - 0.05
+
+
+def test_a_passage_without_the_answer_gets_none(
+    tiny_base: BaseModel, plans: Mapping[KindName, Plan], tmp_path: Path
+) -> None:
+    training = write_jsonl(tmp_path / "some.jsonl", "answer", where(160, 1, unanswerable=True))
+    plan = replace(plans["answer"], training=training, test=None)
+    outcome = _run(tiny_base, plan)
+    answered = [bool(example.label) for example in read_data(plan).validation]
+    assert outcome.manifest.calibration.none_margin is not None
+    # While it was trained it always had to answer.
+    assert max(outcome.report["curve"]) <= sum(answered) / len(answered) < outcome.validation.value
 
 
 def test_named_inputs_become_the_golden_examples(tiny_base: BaseModel, plan: Plan) -> None:
     inputs = [Input(text="the food was great"), Input(text="")]
-    resident = _resident(tiny_base, run(tiny_base, replace(plan, method=Head(), golden=inputs)))
+    resident = _resident(tiny_base, _run(tiny_base, replace(plan, method=Head(), golden=inputs)).file)
     assert [golden.input for golden in resident.manifest.golden] == inputs
     _assert_golden(tiny_base, resident, tolerance=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["classification", "answer"])
+def test_a_golden_example_of_another_form_is_refused_before_the_training(
+    tiny_base: BaseModel, plans: Mapping[KindName, Plan], kind: KindName
+) -> None:
+    good, bad = Input(text="good", text_pair="bad"), Input(text="good")
+    golden = [good, bad] if kind == "answer" else [bad, good]
+    form = "two texts" if kind == "answer" else "one text"
+    with pytest.raises(BadData, match=f"golden example 2: the task reads {form}"):
+        _run(tiny_base, replace(plans[kind], golden=golden))
+
+
+def test_an_example_with_more_outputs_than_a_header_should_hold_is_left_out(
+    tiny_base: BaseModel, plans: Mapping[KindName, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.training.run.MAX_OUTPUTS", 60)
+    plan = replace(plans["tagging"], recipe=RECIPE, golden=[Input(text="red cat"), Input(text="red cat " * 9)])
+    resident = _resident(tiny_base, _run(tiny_base, plan).file)
+    assert [golden.input.text for golden in resident.manifest.golden] == ["red cat"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Houlsby(layers=(0, 9)), Lora(targets=("query", "query")), Head(norms=True, layers=(2,))],
+    ids=lambda method: method.name,
+)
+def test_a_method_that_does_not_fit_the_base_is_refused(tiny_base: BaseModel, plan: Plan, method: AnyMethod) -> None:
+    with pytest.raises(BadData, match="method"):
+        _run(tiny_base, replace(plan, method=method))
+
+
+def test_a_metric_of_another_kind_is_refused(tiny_base: BaseModel, plan: Plan) -> None:
+    with pytest.raises(BadData, match="classification is not measured by spearman; choose one of accuracy, macro_f1"):
+        _run(tiny_base, replace(plan, metric="spearman"))
+
+
+def test_another_metric_chooses_and_is_noted(tiny_base: BaseModel, plan: Plan) -> None:
+    outcome = _run(tiny_base, replace(plan, metric="matthews", method=Head()))
+    facts = outcome.manifest.trained
+    assert facts is not None
+    assert (facts.metric, outcome.validation.metric) == ("matthews", "matthews")
+    assert outcome.validation.others.keys() == {"accuracy", "macro_f1"}
+
+
+def test_of_several_seeds_and_rates_the_best_on_validation_is_kept(tiny_base: BaseModel, plan: Plan) -> None:
+    told: list[tuple[int, int]] = []
+    several = replace(plan, seeds=(3, 4), learning_rates=(1e-5, 1e-2), recipe=replace(RECIPE, epochs=2))
+    outcome = run(tiny_base, several, read_data(several), lambda number, runs, progress: told.append((number, runs)))
+    assert sorted(set(told)) == [(number, 4) for number in (1, 2, 3, 4)]
+    tried = outcome.report["tried"]
+    assert [(one["learning_rate"], one["seed"]) for one in tried] == [(1e-5, 3), (1e-5, 4), (1e-2, 3), (1e-2, 4)]
+    best = max(tried, key=lambda one: one["validation"])
+    assert best["validation"] > tried[0]["validation"]
+    recipe = outcome.report["recipe"]
+    assert (recipe["seed"], recipe["learning_rate"]) == (best["seed"], best["learning_rate"])
+    assert max(outcome.report["curve"]) == best["validation"]
+    facts = outcome.manifest.trained
+    assert facts is not None
+    assert facts.seed == best["seed"]
+
+
 def test_fine_tuning_is_measured_and_gives_no_file(tiny_base: BaseModel, plan: Plan) -> None:
     recipe = replace(RECIPE, learning_rate=3e-3, full=True, dtype=torch.float32)
-    outcome = run(tiny_base, replace(plan, method=Head(), recipe=recipe))
+    outcome = _run(tiny_base, replace(plan, method=Head(), recipe=recipe))
     assert outcome.file is None
     assert outcome.report["method"] == "full"
     assert outcome.report["file_bytes"] is None
@@ -112,7 +238,7 @@ def test_fine_tuning_is_measured_and_gives_no_file(tiny_base: BaseModel, plan: P
 
 def test_pairs_are_trained_and_served_as_pairs(tiny_base: BaseModel, plan: Plan, tmp_path: Path) -> None:
     training = write_csv(tmp_path / "pairs.csv", sentiment(160, 1, pair=True))
-    resident = _resident(tiny_base, run(tiny_base, replace(plan, training=training, test=None)))
+    resident = _resident(tiny_base, _run(tiny_base, replace(plan, training=training, test=None)).file)
     assert resident.manifest.head.pair
     assert all(golden.input.text_pair for golden in resident.manifest.golden)
     _assert_golden(tiny_base, resident, tolerance=1e-4)
@@ -121,8 +247,8 @@ def test_pairs_are_trained_and_served_as_pairs(tiny_base: BaseModel, plan: Plan,
 def test_regression_answers_in_the_datas_units(tiny_base: BaseModel, plan: Plan, tmp_path: Path) -> None:
     training = write_csv(tmp_path / "counts.csv", counting(240, 1))
     validation = write_csv(tmp_path / "validation.csv", counting(60, 2))
-    outcome = run(tiny_base, replace(plan, kind="regression", training=training, validation=validation, test=None))
-    resident = _resident(tiny_base, outcome)
+    outcome = _run(tiny_base, replace(plan, kind="regression", training=training, validation=validation, test=None))
+    resident = _resident(tiny_base, outcome.file)
     calibration = resident.manifest.calibration
     assert calibration.mean == 125
     assert calibration.deviation == pytest.approx(17.078, abs=1e-3)  # of 100, 110 … 150, equally often
@@ -146,12 +272,12 @@ def test_regression_answers_in_the_datas_units(tiny_base: BaseModel, plan: Plan,
     ],
 )
 def test_data_with_nothing_to_learn_is_refused(
-    tiny_base: BaseModel, plan: Plan, tmp_path: Path, kind: str, rows: list[tuple[str, str]], cause: str
+    tiny_base: BaseModel, plan: Plan, tmp_path: Path, kind: KindName, rows: list[tuple[str, str]], cause: str
 ) -> None:
     training = tmp_path / "training.csv"
     training.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     with pytest.raises(BadData, match=f"^{training}: .*{cause}"):
-        run(tiny_base, replace(plan, kind=kind, training=training))  # type: ignore[arg-type]
+        _run(tiny_base, replace(plan, kind=kind, training=training))
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -162,7 +288,7 @@ def test_a_label_that_training_never_saw_is_refused(
     path.write_text("text,label\na film,positive\na book,mauve\n")
     changed = replace(plan, validation=path) if name == "validation" else replace(plan, test=path)
     with pytest.raises(BadData, match=f"^{path}: row 2: 'mauve' is not one of the labels"):
-        run(tiny_base, changed)
+        _run(tiny_base, changed)
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -172,4 +298,4 @@ def test_pairs_cannot_be_measured_on_single_texts(tiny_base: BaseModel, plan: Pl
     pairs = replace(plan, training=training, test=None)
     changed = replace(pairs, validation=single) if name == "validation" else replace(pairs, test=single)
     with pytest.raises(BadData, match=f"^{single}: "):
-        run(tiny_base, changed)
+        _run(tiny_base, changed)

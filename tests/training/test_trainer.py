@@ -1,5 +1,6 @@
 """Training learns, repeats itself, and leaves the base alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,26 +9,70 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.adapters.manifest import Calibration
-from service.adapters.methods import AnyMethod, Head, Houlsby
+from service.adapters.manifest import Calibration, KindName, Manifest
+from service.adapters.methods import AnyMethod, Head, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
 from service.engine.base_model import BaseModel
-from service.training.trainer import Progress, Recipe, Trained, prepare, score, start_tensors, train
+from service.errors import BadData
+from service.tasks import KINDS
+from service.training.measure import value_of
+from service.training.models import start_tensors
+from service.training.trainer import (
+    Progress,
+    Recipe,
+    Set,
+    Trained,
+    decoded,
+    finished,
+    prepare,
+    raw_outputs,
+    train,
+)
 from tests.tiny import make_manifest
-from tests.training.toys import counting, sentiment
+from tests.training.toys import LABELS, TOYS, sentiment
 
 QUICK = Recipe(epochs=4, learning_rate=1e-2, batch_size=16, dtype=torch.float32)
-WAYS: dict[str, tuple[AnyMethod, Recipe]] = {
-    "houlsby": (Houlsby(bottleneck=8), QUICK),
-    "head": (Head(), replace(QUICK, epochs=30, learning_rate=3e-2, dropout=0.0)),
-    "full": (Head(), replace(QUICK, learning_rate=3e-3, full=True)),
+LONGER = replace(QUICK, epochs=8, learning_rate=2e-2)
+HEAD = replace(QUICK, epochs=30, learning_rate=3e-2, dropout=0.0)
+FULL = replace(QUICK, learning_rate=3e-3, full=True)
+WAYS: dict[str, tuple[KindName, AnyMethod, Recipe]] = {
+    "houlsby": ("classification", Houlsby(bottleneck=8), QUICK),
+    "pfeiffer": ("classification", Pfeiffer(bottleneck=8), QUICK),
+    "lora": ("classification", Lora(rank=4), QUICK),
+    "head": ("classification", Head(), HEAD),
+    "full": ("classification", Head(), FULL),
+    "multilabel, lora": ("multilabel", Lora(rank=8, norms=True), replace(QUICK, epochs=8)),
+    "multilabel, prefix": ("multilabel", PrefixTuning(length=4, norms=True), replace(QUICK, epochs=8)),
+    "regression, parallel": ("regression", Parallel(bottleneck=8), QUICK),
+    "tagging, houlsby": ("tagging", Houlsby(bottleneck=16), LONGER),
+    "tagging, lora": ("tagging", Lora(rank=8, norms=True), LONGER),
+    "answer, parallel": ("answer", Parallel(bottleneck=16), QUICK),
+    "answer, head": ("answer", Head(), HEAD),
 }
 
 
-def _train(base: BaseModel, way: str, **changes: Any) -> Trained:
-    method, recipe = WAYS[way]
-    manifest = make_manifest(base, method=method)
-    training, validation = (prepare(base, manifest, sentiment(count, seed)) for count, seed in ((160, 1), (40, 2)))
-    return train(base, manifest, training, validation, replace(recipe, **changes))
+def _manifest(base: BaseModel, way: str) -> Manifest:
+    kind, method, _ = WAYS[way]
+    units = Calibration(mean=125, deviation=17) if kind == "regression" else Calibration()
+    return make_manifest(base, kind=kind, labels=LABELS.get(kind, ()), method=method, calibration=units)
+
+
+def _set(base: BaseModel, way: str, count: int, seed: int) -> Set:
+    return prepare(base, _manifest(base, way), TOYS[WAYS[way][0]](count, seed))
+
+
+def _train(
+    base: BaseModel, way: str, report: Callable[[Progress], None] = lambda progress: None, **changes: Any
+) -> Trained:
+    kind, _, recipe = WAYS[way]
+    training, validation = (_set(base, way, count, seed) for count, seed in ((160, 1), (40, 2)))
+    recipe = replace(recipe, **changes)
+    return train(base, _manifest(base, way), training, validation, recipe, KINDS[kind].metrics[0], report)
+
+
+def _score(base: BaseModel, way: str, trained: Trained, examples: Set) -> float:
+    manifest = _manifest(base, way)
+    answers = decoded(manifest, examples, raw_outputs(finished(base, manifest, trained), examples))
+    return value_of(manifest, KINDS[manifest.kind].metrics[0], answers, examples.labels)
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -47,34 +92,33 @@ def trained(tiny_base: BaseModel, way: str, before: list[Tensor]) -> Trained:
 
 
 def test_a_task_that_anyone_can_learn_is_learned(tiny_base: BaseModel, way: str, trained: Trained) -> None:
-    manifest = make_manifest(tiny_base, method=WAYS[way][0])
-    fresh = prepare(tiny_base, manifest, sentiment(100, seed=3))
+    fresh = _set(tiny_base, way, 100, seed=3)
     assert trained.value >= 0.9
-    assert score(tiny_base, manifest, trained, fresh) >= 0.9
-    untrained = Trained(start_tensors(tiny_base, manifest, torch.Generator().manual_seed(0)), 0.0, 0)
-    assert score(tiny_base, manifest, untrained, fresh) < 0.9
+    assert _score(tiny_base, way, trained, fresh) >= 0.85
+    start = start_tensors(tiny_base, _manifest(tiny_base, way), torch.Generator().manual_seed(0))
+    assert _score(tiny_base, way, Trained(start, 0.0, 0), fresh) < 0.8
 
 
 def test_the_base_is_bit_for_bit_what_it_was(tiny_base: BaseModel, trained: Trained, before: list[Tensor]) -> None:
     for one, other in zip(before, tiny_base.weights.tensors(), strict=True):
         assert torch.equal(one, other)
         assert not other.requires_grad
+        assert other.grad is None
 
 
-def test_only_fine_tuning_gives_weights_of_the_base(
+def test_all_that_is_meant_to_be_trained_has_moved_and_nothing_else(
     tiny_base: BaseModel, way: str, trained: Trained, before: list[Tensor]
 ) -> None:
-    assert (trained.weights is not None) == (way == "full")
+    recipe = WAYS[way][2]
+    start = start_tensors(tiny_base, _manifest(tiny_base, way), torch.Generator().manual_seed(recipe.seed))
+    assert start.keys() == trained.tensors.keys()
+    assert not [name for name, tensor in trained.tensors.items() if torch.equal(tensor, start[name])]
+    assert (trained.weights is not None) == recipe.full
     if trained.weights is not None:
         moved = [not torch.equal(one, other) for one, other in zip(before, trained.weights.tensors(), strict=True)]
         assert all(moved)
-
-
-def test_what_was_trained_is_counted(tiny_base: BaseModel, way: str, trained: Trained) -> None:
-    head = 2 * 32 + 2
-    adapters = 4 * (2 * 8 * 32 + 32 + 8 + 2 * 32)
-    expected = {"houlsby": adapters + head, "head": head, "full": tiny_base.parameters + head}
-    assert trained.trainable == expected[way]
+    base = tiny_base.parameters if recipe.full else 0
+    assert trained.trainable == base + sum(tensor.numel() for tensor in trained.tensors.values())
 
 
 def test_the_best_epoch_is_kept(trained: Trained) -> None:
@@ -82,6 +126,7 @@ def test_the_best_epoch_is_kept(trained: Trained) -> None:
     assert trained.epoch == trained.curve.index(trained.value) + 1
 
 
+@pytest.mark.parametrize("way", ["houlsby", "head", "full"])
 def test_the_same_seed_gives_the_same_tensors_and_another_seed_others(tiny_base: BaseModel, way: str) -> None:
     one, same, other = (_train(tiny_base, way, epochs=1, dropout=0.1, seed=seed) for seed in (1, 1, 2))
     assert one.tensors.keys() == same.tensors.keys()
@@ -107,21 +152,39 @@ def test_pairs_are_learned_from_the_second_text(tiny_base: BaseModel) -> None:
     training, validation = (
         prepare(tiny_base, manifest, sentiment(count, seed, pair=True)) for count, seed in ((160, 1), (40, 2))
     )
-    assert train(tiny_base, manifest, training, validation, QUICK).value >= 0.9
+    assert train(tiny_base, manifest, training, validation, QUICK, "accuracy").value >= 0.9
 
 
-def test_regression_learns_a_rank(tiny_base: BaseModel) -> None:
-    units = Calibration(mean=125, deviation=17)
-    manifest = make_manifest(tiny_base, kind="regression", method=Houlsby(bottleneck=8), calibration=units)
-    training, validation = (prepare(tiny_base, manifest, counting(count, seed)) for count, seed in ((240, 1), (60, 2)))
-    assert train(tiny_base, manifest, training, validation, QUICK).value >= 0.9
+def test_no_better_figure_for_a_while_ends_a_training(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = [0.1, 0.3, 0.2, 0.3, 0.9, 0.9, 0.9]
+    given = iter(figures)
+    monkeypatch.setattr("service.training.trainer.value_of", lambda *_: next(given))
+    patient = _train(tiny_base, "head", epochs=5, patience=3)
+    assert (patient.curve, patient.epoch) == (figures[:5], 5)
+    given = iter(figures)
+    hasty = _train(tiny_base, "head", epochs=5, patience=2)
+    assert (hasty.curve, hasty.value, hasty.epoch) == (figures[:4], 0.3, 2)
+
+
+@pytest.mark.parametrize("way", ["houlsby", "head", "answer, parallel"])
+def test_a_rate_that_leads_nowhere_ends_with_a_sentence(tiny_base: BaseModel, way: str) -> None:
+    with pytest.raises(BadData, match=r"learning rate 1e\+38; try a smaller one"):
+        _train(tiny_base, way, epochs=2, learning_rate=1e38)
+
+
+def test_a_training_that_diverges_keeps_what_was_best(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.trainer._rate", lambda step, *_: 1.0 if step < 20 else 1e38)
+    trained = _train(tiny_base, "houlsby", epochs=5)
+    assert len(trained.curve) in (2, 3)
+    assert all(torch.isfinite(tensor).all() for tensor in trained.tensors.values())
+    assert trained.value >= 0.8
 
 
 def test_progress_is_told_step_by_step(tiny_base: BaseModel) -> None:
     told: list[Progress] = []
     manifest = make_manifest(tiny_base, method=Head())
     training, validation = (prepare(tiny_base, manifest, sentiment(count)) for count in (33, 10))
-    trained = train(tiny_base, manifest, training, validation, Recipe(epochs=2, batch_size=16), told.append)
+    trained = train(tiny_base, manifest, training, validation, Recipe(epochs=2, batch_size=16), "accuracy", told.append)
     steps = [progress for progress in told if progress.value is None]
     assert [(progress.epoch, progress.step) for progress in steps] == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6)]
     assert {progress.steps for progress in told} == {6}
@@ -142,15 +205,19 @@ def test_the_rate_rises_then_falls_to_nothing(tiny_base: BaseModel, monkeypatch:
     np.testing.assert_allclose(rates, [0.5, 1.0, *(n / 18 for n in range(18, 0, -1))])
 
 
-def test_measuring_keeps_the_order_of_the_rows(tiny_base: BaseModel) -> None:
-    manifest = make_manifest(tiny_base, method=WAYS["houlsby"][0])
-    trained = _train(tiny_base, "houlsby", epochs=1, learning_rate=1e-4)
-    examples = sentiment(30, seed=5)
-    one_by_one = [score(tiny_base, manifest, trained, prepare(tiny_base, manifest, [example])) for example in examples]
-    assert 0 < np.mean(one_by_one) < 1
-    assert score(tiny_base, manifest, trained, prepare(tiny_base, manifest, examples)) == pytest.approx(
-        np.mean(one_by_one)
-    )
+@pytest.mark.parametrize("way", ["houlsby", "tagging, lora", "answer, parallel"])
+def test_measuring_keeps_the_order_of_the_rows(tiny_base: BaseModel, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.trainer.EVALUATION_TOKENS", 50)
+    manifest = _manifest(tiny_base, way)
+    start = start_tensors(tiny_base, manifest, torch.Generator().manual_seed(0))
+    model = finished(tiny_base, manifest, Trained(start, 0.0, 0))
+    examples = TOYS[WAYS[way][0]](30, 5)
+    together = raw_outputs(model, prepare(tiny_base, manifest, examples))
+    for example, raw in zip(examples, together, strict=True):
+        [alone] = raw_outputs(model, prepare(tiny_base, manifest, [example]))
+        assert len(alone) == len(raw)
+        for one, other in zip(alone, raw, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("pair", [True, False])

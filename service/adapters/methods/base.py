@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from service.strict import Strict
@@ -13,6 +14,7 @@ Shape = tuple[int, ...]
 Tensors = Mapping[str, Tensor]
 Place = Literal["attention", "ffn"]
 PLACES: tuple[Place, Place] = ("attention", "ffn")
+Site = Literal["qkv", "attention_out", "ffn_in", "ffn_out"]  # the linear layers of an encoder layer
 
 
 class Dims(NamedTuple):
@@ -20,6 +22,8 @@ class Dims(NamedTuple):
 
     layers: int
     hidden: int
+    inner: int  # of the feed-forward sub-layer
+    heads: int
 
 
 class Norm(NamedTuple):
@@ -29,16 +33,37 @@ class Norm(NamedTuple):
     bias: Tensor  # [hidden]
 
 
+Norms = Mapping[tuple[int, Place], Norm]
+
+
+class Prefix(NamedTuple):
+    """Keys and values that every token of a row attends to besides the row's own."""
+
+    keys: Tensor  # [heads, length, hidden / heads]
+    values: Tensor  # [heads, length, hidden / heads]
+
+
 class Adaptation:
     """One adapter as the encoder sees it. This class is the bare base: every hook changes nothing."""
 
-    def after_projection(self, layer: int, place: Place, projected: Tensor) -> Tensor:
-        """Changes a sub-layer's output [tokens, hidden] before the residual is added."""
+    sites: frozenset[tuple[int, Site]] = frozenset()  # where `after_linear` has something to do
+    prefix_length: int = 0
+
+    def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
+        """Changes what a linear layer made of `entered` [tokens, in] into `left` [tokens, out]."""
+        return left
+
+    def after_projection(self, layer: int, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
+        """Changes a sub-layer's output [tokens, hidden] before the residual, the sub-layer's input, is added."""
         return projected
 
     def norm(self, layer: int, place: Place, own: Norm) -> Norm:
         """The LayerNorm that ends the sub-layer: the base's `own`, or the task's."""
         return own
+
+    def prefix(self, layer: int) -> Prefix:
+        """Called where `prefix_length` is not 0."""
+        raise NotImplementedError
 
     @property
     def nbytes(self) -> int:
@@ -57,9 +82,7 @@ class Method(Strict, ABC):
         """Every tensor of the method (the head's are the kind's), by name."""
 
     @abstractmethod
-    def initial(
-        self, dims: Dims, norms: Mapping[tuple[int, Place], Norm], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def initial(self, dims: Dims, norms: Norms, generator: torch.Generator) -> dict[str, Tensor]:
         """Start values v₀ for which the adapted encoder is nearly the bare one.
 
         `norms` are the base's own LayerNorms, from which a method that trains them sets out.
@@ -75,3 +98,90 @@ class Method(Strict, ABC):
     def check(self, dims: Dims) -> str | None:
         """Why this config cannot be used with a base of these sizes, or None."""
         return None
+
+
+class LayeredMethod(Method):
+    """What the methods share that put something into layers: which layers, and those layers' LayerNorms.
+
+    The norms that a method trains are those of the sub-layers in `places`.
+    """
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, max_length=1000, description="which layers are adapted, counted from 0; all of them when left out"
+    )
+    norms: bool = Field(default=False, description="whether the LayerNorms of those layers are the task's own")
+
+    def places(self) -> tuple[Place, ...]:
+        return PLACES
+
+    @abstractmethod
+    def layer_shapes(self, dims: Dims) -> dict[str, Shape]:
+        """The tensors of one layer, without the LayerNorms."""
+
+    @abstractmethod
+    def start(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fills one tensor of `layer_shapes`, now zero, with its start value."""
+
+    def check(self, dims: Dims) -> str | None:
+        if self.layers is None:
+            return None
+        if len(set(self.layers)) != len(self.layers):
+            return f"method.layers names a layer twice: {list(self.layers)}"
+        beyond = [layer for layer in self.layers if layer >= dims.layers]
+        return f"method.layers names {beyond}, but the base has layers 0 to {dims.layers - 1}" if beyond else None
+
+    def numbers(self, dims: Dims) -> tuple[int, ...]:
+        """The adapted layers."""
+        return tuple(range(dims.layers)) if self.layers is None else self.layers
+
+    def shapes(self, dims: Dims) -> dict[str, Shape]:
+        shapes = {
+            f"layers.{layer}.{name}": shape
+            for layer in self.numbers(dims)
+            for name, shape in self.layer_shapes(dims).items()
+        }
+        for layer, place in self._norm_sites(dims):
+            shapes[f"layers.{layer}.{place}.norm.weight"] = (dims.hidden,)
+            shapes[f"layers.{layer}.{place}.norm.bias"] = (dims.hidden,)
+        return shapes
+
+    def initial(self, dims: Dims, norms: Norms, generator: torch.Generator) -> dict[str, Tensor]:
+        tensors = {name: torch.zeros(shape) for name, shape in self.shapes(dims).items()}
+        for layer in self.numbers(dims):
+            for name in self.layer_shapes(dims):
+                self.start(name, tensors[f"layers.{layer}.{name}"], generator)
+        for layer, place in self._norm_sites(dims):
+            tensors[f"layers.{layer}.{place}.norm.weight"] = norms[layer, place].gain.detach().clone()
+            tensors[f"layers.{layer}.{place}.norm.bias"] = norms[layer, place].bias.detach().clone()
+        return tensors
+
+    def own_norms(self, dims: Dims, tensors: Tensors) -> Norms:
+        """The task's LayerNorms, if it has any."""
+        return {
+            (layer, place): Norm(
+                tensors[f"layers.{layer}.{place}.norm.weight"], tensors[f"layers.{layer}.{place}.norm.bias"]
+            )
+            for layer, place in self._norm_sites(dims)
+        }
+
+    def _norm_sites(self, dims: Dims) -> list[tuple[int, Place]]:
+        return [(layer, place) for layer in self.numbers(dims) for place in self.places()] if self.norms else []
+
+
+class LayeredAdaptation(Adaptation):
+    """An adaptation with the task's LayerNorms."""
+
+    def __init__(self, norms: Norms) -> None:
+        self._norms = norms
+
+    def norm(self, layer: int, place: Place, own: Norm) -> Norm:
+        return self._norms.get((layer, place), own)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for norm in self._norms.values() for tensor in norm)
+
+
+def near_zero(tensor: Tensor, deviation: float, generator: torch.Generator) -> None:
+    """Fills with a normal distribution cut at two deviations (Houlsby et al. 2019, section 3.6)."""
+    torch.nn.init.trunc_normal_(tensor, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)

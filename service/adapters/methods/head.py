@@ -1,26 +1,26 @@
-"""Feature-based transfer: the encoder stays as it is and only the head is trained (χ_v∘φ_w of the paper)."""
+"""Feature-based transfer: the encoder stays as it is and only the head is trained (χ_v∘φ_w of the paper).
 
-from collections.abc import Mapping
+With `norms`, the LayerNorms are trained as well: the paper's smallest way of tuning (section 3.5).
+"""
+
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from service.adapters.methods.base import BARE, Adaptation, Dims, Method, Norm, Place, Shape, Tensors
+from service.adapters.methods.base import BARE, Adaptation, Dims, LayeredAdaptation, LayeredMethod, Shape, Tensors
 
 
-class Head(Method):
-    """No tensors of its own: rows of this method share the bare base's pass."""
+class Head(LayeredMethod):
+    """Without `norms` no tensors of its own: rows of this method share the bare base's pass."""
 
     name: Literal["head"] = "head"
 
-    def shapes(self, dims: Dims) -> dict[str, Shape]:
+    def layer_shapes(self, dims: Dims) -> dict[str, Shape]:
         return {}
 
-    def initial(
-        self, dims: Dims, norms: Mapping[tuple[int, Place], Norm], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        return {}
+    def start(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+        raise NotImplementedError  # there is nothing to start
 
     def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
-        return BARE
+        return LayeredAdaptation(self.own_norms(dims, tensors)) if self.norms else BARE

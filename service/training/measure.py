@@ -1,0 +1,86 @@
+"""How good answers are: the metric with its uncertainty, by label, and how honest the scores are.
+
+Only answers are looked at, never raw outputs, so a file on this machine and a service elsewhere are measured alike.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.adapters.manifest import Manifest
+from service.tasks import Answer, Label, kind_of
+from service.tasks.metrics import Counts, Doubles, calibration_error, confusion
+
+RESAMPLES = 1000
+MAX_CONFUSION_LABELS = 100
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+class Measured(NamedTuple):
+    """What a set of answers is worth."""
+
+    metric: str
+    value: float
+    interval: Interval  # 95 %, by resampling the answers
+    rows: int
+    others: dict[str, float]  # the kind's further metrics
+    by_label: dict[str, Counts]
+    confusion: list[list[int]] | None  # classification: right label by answered label
+    calibration_error: float | None  # classification: expected, over 15 bins
+
+    def facts(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        return self._asdict() | {"by_label": {label: counts._asdict() for label, counts in self.by_label.items()}}
+
+
+def measure_answers(
+    manifest: Manifest, answers: Sequence[Answer], labels: Sequence[Label], metric: str | None = None
+) -> Measured:
+    """Measures answers against the labels of the same inputs.
+
+    Args:
+        metric: one of the kind's; its first when left out.
+    """
+    kind = kind_of(manifest)
+    metric = metric or kind.metrics[0]
+    tallies = np.array(
+        [kind.tally(manifest, answer, label) for answer, label in zip(answers, labels, strict=True)], dtype=float
+    )
+    table, error = None, None
+    if manifest.kind == "classification":
+        whole = confusion(tallies, len(manifest.labels))[:, :-1]
+        table = whole.astype(int).tolist() if len(manifest.labels) <= MAX_CONFUSION_LABELS else None
+        scores = np.array([answer["score"] for answer in answers])
+        error = calibration_error(scores, (tallies[:, 0] == tallies[:, 1]).astype(float))
+    return Measured(
+        metric=metric,
+        value=kind.figure(manifest, metric, tallies),
+        interval=_interval(manifest, metric, tallies),
+        rows=len(tallies),
+        others={name: kind.figure(manifest, name, tallies) for name in kind.metrics if name != metric},
+        by_label=kind.counts(manifest, tallies),
+        confusion=table,
+        calibration_error=error,
+    )
+
+
+def value_of(manifest: Manifest, metric: str, answers: Sequence[Answer], labels: Sequence[Label]) -> float:
+    """The metric alone."""
+    kind = kind_of(manifest)
+    tallies = [kind.tally(manifest, answer, label) for answer, label in zip(answers, labels, strict=True)]
+    return kind.figure(manifest, metric, np.array(tallies, dtype=float))
+
+
+def _interval(manifest: Manifest, metric: str, tallies: Doubles) -> Interval:
+    kind, generator = kind_of(manifest), np.random.default_rng(0)
+    values = [
+        kind.figure(manifest, metric, tallies[generator.integers(0, len(tallies), len(tallies))])
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(float(low), float(high))

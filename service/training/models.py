@@ -1,0 +1,149 @@
+"""What is trained: something with a head whose outputs can be computed with gradients."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from service.adapters.manifest import Manifest
+from service.adapters.methods import BARE, Adaptation, Norm, Place, Prefix, Site
+from service.engine.base_model import BaseModel
+from service.engine.encoder import Group, encode
+from service.engine.packing import Packed, pack
+from service.engine.weights import Weights
+from service.tasks import Floats, TokenizedRow, expected_shapes, kind_of
+
+
+class Model(ABC):
+    """A task in training: its manifest, and the adapter's tensors as they are now."""
+
+    def __init__(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+        self._manifest, self._kind = manifest, kind_of(manifest)
+        self._tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+
+    def trainable(self) -> list[Tensor]:
+        return list(self._tensors.values())
+
+    @abstractmethod
+    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
+        """The head's raw outputs, as the kind gives them: by row, or by token."""
+
+    def by_row(self, rows: Sequence[TokenizedRow]) -> list[Floats]:
+        """The same for each row, as the engine gives them; without dropout."""
+        found = self.outputs(rows, dropout=0.0).numpy()
+        ends = np.cumsum([len(row) for row in rows])
+        return np.split(found, ends[:-1]) if self._kind.per_token else list(found)
+
+    def snapshot(self) -> tuple[dict[str, Tensor], Weights | None]:
+        """Copies of what was trained: the adapter's tensors, and the base's if it was among them."""
+        return {name: tensor.detach().clone() for name, tensor in self._tensors.items()}, None
+
+    def _head(self, features: Tensor, dropout: float) -> Tensor:
+        return self._kind.outputs(self._tensors, F.dropout(features, dropout) if dropout else features)
+
+    def _features(self, hidden: Tensor, batch: Packed) -> Tensor:
+        return self._kind.features(self._manifest.head, hidden.float(), batch.lengths)
+
+
+class AdapterModel(Model):
+    """An adapter beside the frozen base."""
+
+    def __init__(
+        self, base: BaseModel, manifest: Manifest, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(manifest, tensors)
+        self._dims, self._weights = base.dims, base.weights.to(dtype)
+
+    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
+        weights = self._now()
+        adaptation = self._manifest.method.adapt(self._dims, self._tensors, weights.dtype)
+        batch = pack(rows, [adaptation.prefix_length] * len(rows))
+        after_embedding = None
+        if dropout:
+            adaptation = Dropping(adaptation, dropout)
+            after_embedding = lambda x: F.dropout(x, dropout)  # noqa: E731
+        group = Group(slice(0, len(rows)), slice(0, len(batch.ids)), adaptation)
+        return self._head(self._features(encode(weights, batch, [group], after_embedding), batch), dropout)
+
+    def _now(self) -> Weights:
+        """The base's weights in the precision of the maths."""
+        return self._weights
+
+
+class FullModel(AdapterModel):
+    """The base itself, with a head: all of it is trained, in float32, whatever the maths is done in."""
+
+    def __init__(self, base: BaseModel, manifest: Manifest, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__(base, manifest, tensors)
+        self._dtype = dtype
+        self._weights = deepcopy(self._weights)
+        for tensor in self._weights.tensors():
+            tensor.requires_grad_()
+
+    def trainable(self) -> list[Tensor]:
+        return [*super().trainable(), *self._weights.tensors()]
+
+    def snapshot(self) -> tuple[dict[str, Tensor], Weights | None]:
+        return super().snapshot()[0], deepcopy(self._weights)
+
+    def _now(self) -> Weights:
+        return self._weights.to(self._dtype)
+
+
+class HeadModel(Model):
+    """Feature-based transfer: nothing below the head changes, so each row is encoded once for all epochs."""
+
+    def __init__(self, base: BaseModel, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+        super().__init__(manifest, tensors)
+        self._base = base
+        self._known: dict[int, Tensor] = {}  # features by the row's identity
+
+    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
+        missing = [row for row in rows if id(row) not in self._known]
+        if missing:
+            self._encode(missing)
+        return self._head(torch.cat([self._known[id(row)] for row in rows]), dropout)
+
+    def _encode(self, rows: Sequence[TokenizedRow]) -> None:
+        batch = pack(rows)
+        with torch.no_grad():
+            group = Group(slice(0, len(rows)), slice(0, len(batch.ids)), BARE)
+            features = self._features(encode(self._base.weights, batch, [group]), batch)
+        sizes = [len(row) if self._kind.per_token else 1 for row in rows]
+        for row, feature in zip(rows, torch.split(features, sizes), strict=True):
+            self._known[id(row)] = feature.clone()  # of its own, not a view of the whole batch
+
+
+class Dropping(Adaptation):
+    """Dropout on each sub-layer's output, where BERT has it; then the adapter."""
+
+    def __init__(self, inner: Adaptation, share: float) -> None:
+        self._inner, self._share = inner, share
+        self.sites, self.prefix_length = inner.sites, inner.prefix_length
+
+    def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
+        return self._inner.after_linear(layer, site, entered, left)
+
+    def after_projection(self, layer: int, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
+        return self._inner.after_projection(layer, place, residual, F.dropout(projected, self._share))
+
+    def norm(self, layer: int, place: Place, own: Norm) -> Norm:
+        return self._inner.norm(layer, place, own)
+
+    def prefix(self, layer: int) -> Prefix:
+        return self._inner.prefix(layer)
+
+
+def start_tensors(base: BaseModel, manifest: Manifest, generator: torch.Generator) -> dict[str, Tensor]:
+    """v₀: the method's near-identity start, and a small random head."""
+    tensors = manifest.method.initial(base.dims, base.weights.norms(), generator)
+    for name, shape in expected_shapes(manifest, base.dims).items():
+        if name not in tensors:
+            tensors[name] = torch.zeros(shape)
+            if len(shape) > 1:
+                tensors[name].normal_(std=0.02, generator=generator)
+    return tensors
