@@ -86,7 +86,7 @@ async def _answer(
                 "truncated": sum(reading.truncated for reading in readings),
             },
         }
-        return Response(to_json(answer), media_type="application/json")
+        return Response(to_json(answer) + b"\n", media_type="application/json")  # a terminal shows it on its own line
 
     if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
         return await asyncio.to_thread(respond)
