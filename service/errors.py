@@ -15,6 +15,7 @@ RootstockError
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
 ├── BadData               -   a training file is wrong; names the file and the line
+│   └── Diverged          -   a training came to nothing at its learning rate
 └── ServiceUnreachable    -   the client found no service, or an answer that is not one of ours
 """
 
@@ -91,6 +92,10 @@ class BadStore(RootstockError):
 
 class BadData(RootstockError):
     code, title = "bad_data", "The data cannot be used"
+
+
+class Diverged(BadData):
+    code, title = "diverged", "The training diverged"
 
 
 class ServiceUnreachable(RootstockError):

@@ -21,6 +21,7 @@ from service.errors import (
     BadData,
     BadInput,
     Conflict,
+    Diverged,
     Overloaded,
     RootstockError,
     ServiceUnreachable,
@@ -38,7 +39,7 @@ SENT = [
     for error in vars(errors).values()
     if isinstance(error, type)
     and issubclass(error, RootstockError)
-    and error not in (RootstockError, BadBase, BadData, ServiceUnreachable)
+    and error not in (RootstockError, BadBase, BadData, Diverged, ServiceUnreachable)
 ]
 
 

@@ -28,7 +28,7 @@ from service.adapters.methods import AnyMethod
 from service.engine.bank import load_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.errors import BadData
+from service.errors import BadData, Diverged
 from service.tasks import KINDS, Span, kind_of, read_for
 from service.tasks.reading import Given
 from service.training.checkpoint import Checkpoint
@@ -124,6 +124,7 @@ def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs
 
     Raises:
         BadData: the data hold nothing to learn from.
+        Diverged: no recipe came to anything.
     """
     started = perf_counter()
     manifest = _manifest(base, plan, data)
@@ -144,7 +145,11 @@ def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs
         def tell(progress: Progress, number: int = number) -> None:
             watch(number, len(recipes), progress)
 
-        tried.append((recipe, train(base, manifest, training, validation, recipe, metric, tell, checkpoint)))
+        try:
+            tried.append((recipe, train(base, manifest, training, validation, recipe, metric, tell, checkpoint)))
+        except Diverged:
+            if number == len(recipes) and not tried:  # of several rates, one too many only loses
+                raise
     recipe, trained = max(tried, key=lambda one: one[1].value)
     outcome = _finish(base, plan, manifest, recipe, trained, (training, validation, test), metric)
     outcome.report.update(_costs(base, recipe, tried, len(data.training), outcome.file, perf_counter() - started))

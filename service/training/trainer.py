@@ -18,7 +18,7 @@ from service.adapters.manifest import Manifest
 from service.adapters.methods import Head
 from service.engine.base_model import BaseModel
 from service.engine.weights import Weights
-from service.errors import BadData
+from service.errors import Diverged
 from service.tasks import Answer, Floats, Label, Labelled, Reading, TokenizedRow, kind_of, read_for
 from service.training.checkpoint import Checkpoint
 from service.training.data import Example
@@ -143,7 +143,8 @@ def train(
         checkpoint: written after each epoch, and gone on from if it holds one of this very training.
 
     Raises:
-        BadData: the training diverged, or the checkpoint is of another one.
+        Diverged: no epoch came to an end.
+        BadData: the checkpoint is of another training.
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -188,7 +189,7 @@ class _Training:
             report(Progress(epoch, self._step, self._steps, loss, self._curve[-1]))
         if not self._best:
             rate = self._recipe.learning_rate
-            raise BadData(f"the loss left all bounds at learning rate {rate:g}; try a smaller one")
+            raise Diverged(f"the loss left all bounds at learning rate {rate:g}; try a smaller one")
         with torch.no_grad():
             for parameter, best in zip(self._trainable, self._best, strict=True):
                 parameter.copy_(best)

@@ -14,7 +14,7 @@ from service.adapters.methods import AnyMethod, Head, Houlsby, Lora
 from service.engine.bank import Resident, load_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
-from service.errors import BadData
+from service.errors import BadData, Diverged
 from service.tasks import KINDS, Floats
 from service.training.measure import measure_answers
 from service.training.run import Outcome, Plan, read_data, run
@@ -164,6 +164,15 @@ def test_named_inputs_become_the_golden_examples(tiny_base: BaseModel, plan: Pla
     resident = _resident(tiny_base, _run(tiny_base, replace(plan, method=Head(), golden=inputs)).file)
     assert [golden.input for golden in resident.manifest.golden] == inputs
     _assert_golden(tiny_base, resident, tolerance=1e-4)
+
+
+def test_a_rate_that_diverges_loses_to_the_others(tiny_base: BaseModel, plan: Plan) -> None:
+    rates = replace(plan, learning_rates=(1e-2, 1e38), recipe=replace(RECIPE, epochs=1))
+    outcome = _run(tiny_base, rates)
+    assert outcome.report["recipe"]["learning_rate"] == 1e-2
+    assert [one["learning_rate"] for one in outcome.report["tried"]] == [1e-2]
+    with pytest.raises(Diverged, match="try a smaller one"):
+        _run(tiny_base, replace(rates, learning_rates=(1e38,)))
 
 
 @pytest.mark.parametrize("kind", ["classification", "answer"])
