@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.adapters.file import read_header
-from service.engine.base_model import BaseModel
+from service.engine.base_model import BaseModel, load_base
 from service.registry.store import LOCK
 from tests.adapters.forge import take_apart
 from tests.api.harness import Harness, harness
@@ -84,8 +84,17 @@ def test_similarity_tells_the_same_from_the_unrelated(service: Harness) -> None:
     assert unlike["value"] < 1
 
 
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def at_any_precision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    store = tmp_path_factory.mktemp("precision") / "store"
+    shutil.copytree(STORE, store)
+    with harness(store, load_base(dtype=request.param)) as service:
+        yield service
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_golden_examples_are_reproduced(service: Harness, task: str) -> None:
+def test_golden_examples_are_reproduced(at_any_precision: Harness, task: str) -> None:
+    service = at_any_precision
     manifest = read_header((STORE / f"{task}-1.safetensors").read_bytes()).manifest
     assert len(manifest.golden) >= 3
     inputs = [golden.input.model_dump(exclude_none=True) for golden in manifest.golden]

@@ -12,7 +12,7 @@ from service.adapters.file import digest
 from service.adapters.manifest import Calibration, Input, KindName
 from service.adapters.methods import AnyMethod, Head, Houlsby, Lora
 from service.engine.bank import Resident, load_resident
-from service.engine.base_model import BaseModel, load_base
+from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData, Diverged
 from service.tasks import KINDS, Floats
@@ -80,12 +80,6 @@ def test_the_engine_gives_the_golden_outputs(
     given = [(golden.input.text, golden.input.text_pair) for golden in resident.manifest.golden]
     assert given == [example.given for example in data.validation[:4]]
     _assert_golden(tiny_base, resident, tolerance=0.01 if kind == "regression" else 1e-4)
-
-
-def test_a_base_in_half_precision_is_within_the_tolerance(tiny_folder: Path, runs: Mapping[KindName, Run]) -> None:
-    half = load_base(str(tiny_folder), dtype="bfloat16")
-    resident = _resident(half, runs["classification"].file)
-    _assert_golden(half, resident, resident.manifest.tolerance)
 
 
 @every_kind
