@@ -1,12 +1,10 @@
 """The adapter paper's experiment on our own ground: what tuning reaches, and what it costs, over many tasks.
 
-    python benchmarks/reproduce.py run    --data PREPARED --work WORK [--jobs 2] [--only NAME …]
-    python benchmarks/reproduce.py report
+    python benchmarks/reproduce.py --data PREPARED --work WORK [--jobs 2] [--only NAME …]
 
 PREPARED is what `benchmarks/datasets.py` wrote. Each training is one call of `rootstock train`, and leaves one report
 in `benchmarks/results/reproduce/`; what has a report is not trained again, and what was cut goes on from its last
-epoch. `report` needs the reports alone: it writes `benchmarks/results/reproduce.json`, and `docs/reproduction.md` with
-its pictures.
+epoch.
 
 Experiments (Houlsby et al. 2019, the section they answer to):
 
@@ -106,15 +104,13 @@ def train(run: Run, data: Path, work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["run", "report"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each")
     parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), default=[])
     options = parser.parse_args()
-    if options.step == "run":
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda run: train(run, options.data, options.work), runs(options.only)))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda run: train(run, options.data, options.work), runs(options.only)))
 
 
 if __name__ == "__main__":
