@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.adapters.methods import Adaptation, Norm, Place, Site
+from service.adapters.methods import Adaptation, Norm, Place, Prefix, Site
+from service.engine.attention import attend
 from service.engine.packing import Packed
 from service.engine.weights import Embeddings, Layer, Linear, Weights
 
@@ -70,21 +71,12 @@ class _Layer(NamedTuple):
         )
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Self-attention that never leaves a row: rows of equal length run together, nothing is padded or masked."""
-        parts = []
+        """Self-attention within each row, [tokens, hidden]."""
         batch, heads = self.batch, self.weights.heads
-        sizes = [len(block.rows) * block.length for block in batch.blocks]
-        for block, part in zip(batch.blocks, torch.split(qkv.index_select(0, batch.by_block), sizes), strict=True):
-            # In float32 always: a small share of the work, and torch's bfloat16 backward is many times slower on CPU.
-            view = part.float().view(len(block.rows), block.length, 3, heads, -1)
-            q, k, v = view.permute(2, 0, 3, 1, 4)  # [rows, heads, length, ·]
-            if block.prefix:
-                prefixes = [self._adaptation(row).prefix(self.number) for row in block.rows]
-                k = torch.cat([torch.stack([prefix.keys for prefix in prefixes]), k], dim=2)
-                v = torch.cat([torch.stack([prefix.values for prefix in prefixes]), v], dim=2)
-            mixed = F.scaled_dot_product_attention(q, k, v)
-            parts.append(mixed.transpose(1, 2).reshape(len(part), -1))
-        return _joined(parts).to(qkv.dtype).index_select(0, batch.restore)
+        if batch.in_blocks:
+            return attend(qkv, batch.blocks, heads, self._prefix)
+        mixed = attend(qkv.index_select(0, batch.by_block), batch.blocks, heads, self._prefix)
+        return mixed.index_select(0, batch.restore)
 
     def close(self, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
         """Ends a sub-layer: adapter, residual, LayerNorm; each group's tokens with their own."""
@@ -96,8 +88,9 @@ class _Layer(NamedTuple):
             parts.append(_normalise(changed + residual[tokens], norm, self.weights.norm_eps))
         return _joined(parts)
 
-    def _adaptation(self, row: int) -> Adaptation:
-        return next(group.adaptation for group in self.groups if group.rows.start <= row < group.rows.stop)
+    def _prefix(self, row: int) -> Prefix:
+        adaptation = next(group.adaptation for group in self.groups if group.rows.start <= row < group.rows.stop)
+        return adaptation.prefix(self.number)
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:

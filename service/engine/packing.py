@@ -18,6 +18,10 @@ class Block(NamedTuple):
     length: int
     prefix: int
 
+    @property
+    def tokens(self) -> int:
+        return len(self.rows) * self.length
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -30,6 +34,7 @@ class Packed:
     blocks: list[Block]
     by_block: Tensor  # [T]: token numbers in the order of `blocks`
     restore: Tensor  # [T]: the way back
+    in_blocks: bool  # whether both change nothing
 
 
 def pack(rows: Sequence[TokenizedRow], prefixes: Sequence[int] | None = None) -> Packed:
@@ -57,4 +62,5 @@ def pack(rows: Sequence[TokenizedRow], prefixes: Sequence[int] | None = None) ->
         ],
         by_block=torch.from_numpy(by_block),
         restore=torch.from_numpy(restore),
+        in_blocks=bool((np.diff(number) >= 0).all()),
     )

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from service.tasks import Floats, TokenizedRow, expected_shapes, kind_of
 class Model(ABC):
     """A task in training: its manifest, and the adapter's tensors as they are now."""
 
+    shared: ClassVar[bool] = True  # whether threads gain by sharing a batch
+
     def __init__(self, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
         self._manifest, self._kind = manifest, kind_of(manifest)
         self._tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
@@ -28,12 +31,13 @@ class Model(ABC):
         return list(self._tensors.values())
 
     @abstractmethod
-    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
+    def outputs(self, rows: Sequence[TokenizedRow], drop: "Dropout | None" = None) -> Tensor:
         """The head's raw outputs, as the kind gives them: by row, or by token."""
 
     def by_row(self, rows: Sequence[TokenizedRow]) -> list[Floats]:
         """The same for each row, as the engine gives them; without dropout."""
-        found = self.outputs(rows, dropout=0.0).numpy()
+        with torch.inference_mode():
+            found = self.outputs(rows).numpy()
         ends = np.cumsum([len(row) for row in rows])
         return np.split(found, ends[:-1]) if self._kind.per_token else list(found)
 
@@ -57,11 +61,10 @@ class AdapterModel(Model):
         super().__init__(manifest, tensors)
         self._dims, self._weights = base.dims, base.weights.to(dtype)
 
-    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
+    def outputs(self, rows: Sequence[TokenizedRow], drop: "Dropout | None" = None) -> Tensor:
         weights = self._now()
         adaptation = self._manifest.method.adapt(self._dims, self._tensors, weights.dtype)
         batch = pack(rows, [adaptation.prefix_length] * len(rows))
-        drop = Dropout(dropout) if dropout else None
         if drop is not None:
             adaptation = Dropping(adaptation, drop)
         group = Group(slice(0, len(rows)), slice(0, len(batch.ids)), adaptation)
@@ -95,16 +98,18 @@ class FullModel(AdapterModel):
 class HeadModel(Model):
     """Feature-based transfer: nothing below the head changes, so each row is encoded once for all epochs."""
 
+    shared = False  # a step is one small matrix
+
     def __init__(self, base: BaseModel, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
         super().__init__(manifest, tensors)
         self._base = base
         self._known: dict[int, Tensor] = {}  # features by the row's identity
 
-    def outputs(self, rows: Sequence[TokenizedRow], dropout: float) -> Tensor:
+    def outputs(self, rows: Sequence[TokenizedRow], drop: "Dropout | None" = None) -> Tensor:
         missing = [row for row in rows if id(row) not in self._known]
         if missing:
             self._encode(missing)
-        return self._head(torch.cat([self._known[id(row)] for row in rows]), Dropout(dropout) if dropout else None)
+        return self._head(torch.cat([self._known[id(row)] for row in rows]), drop)
 
     def _encode(self, rows: Sequence[TokenizedRow]) -> None:
         batch = pack(rows)
@@ -117,15 +122,15 @@ class HeadModel(Model):
 
 
 class Dropout:
-    """Zeroes a share of all numbers, to the next 256th, and scales up the rest; seeded by torch's generator.
+    """Zeroes a share of all numbers, to the next 256th, and scales up the rest.
 
     torch draws its masks one bit after another in one thread, which took an eighth of a training step on two cores;
     bytes of a quick generator take a third of that.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, seed: int) -> None:
         self._zeroed = round(256 * share)  # of the 256 values of a byte
-        self._random = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+        self._random = np.random.Generator(np.random.SFC64(seed))
 
     def __call__(self, x: Tensor) -> Tensor:
         drawn = torch.from_numpy(self._random.integers(0, 256, x.numel(), dtype=np.uint8)).view(x.shape)

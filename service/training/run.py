@@ -45,6 +45,7 @@ from service.training.trainer import (
     raw_outputs,
     train,
 )
+from service.training.workers import Workers
 
 VALIDATION_SHARE = 0.1
 GOLDEN = 4  # examples kept in the file
@@ -250,14 +251,14 @@ def _finish(
     # The file holds half precision, so that is what is measured.
     trained = replace(trained, tensors={name: tensor.half().float() for name, tensor in trained.tensors.items()})
     model = finished(base, manifest, trained)
-    raw = raw_outputs(model, validation)
+    with Workers() as workers:
+        raw, raw_test = raw_outputs(model, validation, workers), raw_outputs(model, test, workers)
     calibration = kind_of(manifest).calibrate(manifest, raw, validation.labelled)
     manifest = manifest.model_copy(update={"calibration": calibration})
     on_validation = measure_answers(manifest, decoded(manifest, validation, raw), validation.labels, metric)
     on_test = None
     if test.readings:
-        answers = decoded(manifest, test, raw_outputs(model, test))
-        on_test = measure_answers(manifest, answers, test.labels, metric)
+        on_test = measure_answers(manifest, decoded(manifest, test, raw_test), test.labels, metric)
     assert manifest.trained is not None
     facts = manifest.trained.model_copy(
         update={"value": on_validation.value, "seed": recipe.seed, "test_value": on_test.value if on_test else None}

@@ -23,9 +23,10 @@ from service.tasks import Answer, Floats, Label, Labelled, Reading, TokenizedRow
 from service.training.checkpoint import Checkpoint
 from service.training.data import Example
 from service.training.measure import value_of
-from service.training.models import AdapterModel, FullModel, HeadModel, Model, start_tensors
+from service.training.models import AdapterModel, Dropout, FullModel, HeadModel, Model, start_tensors
+from service.training.workers import Workers, shares
 
-EVALUATION_TOKENS = 4096  # a batch of the measuring pass
+EVALUATION_TOKENS = 2048  # a batch of the measuring pass
 SORTED_BATCHES = 32  # this many batches' rows are sorted by length together
 
 
@@ -156,17 +157,26 @@ def train(
             model = HeadModel(base, manifest, tensors)
         else:
             model = AdapterModel(base, manifest, tensors, recipe.dtype)
-        return _Training(model, manifest, recipe, metric, training, validation).run(report, checkpoint)
+        with Workers() as workers:
+            return _Training(model, manifest, recipe, metric, training, validation, workers).run(report, checkpoint)
 
 
 class _Training:
     """One run over the epochs: all that changes on the way, in one place, so that it can be kept and restored."""
 
     def __init__(
-        self, model: Model, manifest: Manifest, recipe: Recipe, metric: str, training: Set, validation: Set
+        self,
+        model: Model,
+        manifest: Manifest,
+        recipe: Recipe,
+        metric: str,
+        training: Set,
+        validation: Set,
+        workers: Workers,
     ) -> None:
         self._model, self._manifest, self._recipe, self._metric = model, manifest, recipe, metric
-        self._training, self._validation = training, validation
+        self._training, self._validation, self._workers = training, validation, workers
+        self._lengths = [len(row) for row in training.rows]
         self._trainable = model.trainable()
         self._optimizer = _optimizer(self._trainable, recipe)
         self._steps = recipe.epochs * math.ceil(len(training.rows) / recipe.batch_size)
@@ -198,26 +208,43 @@ class _Training:
         return Trained(tensors, self._curve[self._best_epoch - 1], self._best_epoch, self._curve, trained, weights)
 
     def _epoch(self, epoch: int, report: Callable[[Progress], None]) -> float:
-        kind, recipe, loss = kind_of(self._manifest), self._recipe, math.nan
-        lengths = [len(row) for row in self._training.rows]
-        for batch in _batches(lengths, recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
+        recipe, loss = self._recipe, math.nan
+        for batch in _batches(self._lengths, recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
             for group in self._optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(self._step, self._steps, recipe.warmup)
-            outputs = self._model.outputs([self._training.rows[i] for i in batch], dropout=recipe.dropout)
-            targets = [self._training.targets[i] for i in batch]
-            error = kind.loss(outputs, targets, torch.tensor([lengths[i] for i in batch]))
-            self._optimizer.zero_grad()
-            error.backward()  # type: ignore[no-untyped-call]
+            loss = self._gradients(batch)
             torch.nn.utils.clip_grad_norm_(self._trainable, recipe.clip)
             self._optimizer.step()
             self._step += 1
-            loss = error.item()
             report(Progress(epoch, self._step, self._steps, loss, None))
         return loss
 
+    def _gradients(self, batch: list[int]) -> float:
+        """Leaves the gradient of the batch's mean loss in the parameters, and returns the loss."""
+        count = self._workers.count if self._model.shared else 1
+        parts = [batch[part] for part in shares([self._lengths[i] for i in batch], count)]
+        seeds = [int(torch.randint(2**62, ())) for _ in parts]
+        found = self._workers.map(self._part, zip(parts, seeds, strict=True))
+        weights = [len(part) / len(batch) for part in parts]
+        for parameter, *gradients in zip(self._trainable, *(gradients for _, gradients in found), strict=True):
+            parameter.grad = gradients[0].mul_(weights[0])
+            for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
+                parameter.grad.add_(gradient, alpha=weight)
+        return sum(weight * loss for weight, (loss, _) in zip(weights, found, strict=True))
+
+    def _part(self, given: tuple[list[int], int]) -> tuple[float, Sequence[Tensor]]:
+        """The mean loss of some rows, and its gradients."""
+        rows, seed = given
+        drop = Dropout(self._recipe.dropout, seed) if self._recipe.dropout else None
+        outputs = self._model.outputs([self._training.rows[i] for i in rows], drop)
+        targets = [self._training.targets[i] for i in rows]
+        lengths = torch.tensor([self._lengths[i] for i in rows])
+        error = kind_of(self._manifest).loss(outputs, targets, lengths)
+        return error.item(), torch.autograd.grad(error, self._trainable, materialize_grads=True)
+
     def _judge(self, epoch: int) -> None:
         """Measures on the validation set, and keeps the weights if they are the best so far."""
-        answers = decoded(self._manifest, self._validation, raw_outputs(self._model, self._validation))
+        answers = decoded(self._manifest, self._validation, raw_outputs(self._model, self._validation, self._workers))
         self._curve.append(value_of(self._manifest, self._metric, answers, self._validation.labels))
         if self._curve[-1] > max(self._curve[:-1], default=-math.inf):
             self._best_epoch = epoch
@@ -258,15 +285,17 @@ class _Training:
         torch.set_rng_state(tensors["random"])
 
 
-def raw_outputs(model: Model, examples: Set) -> list[list[Floats]]:
+def raw_outputs(model: Model, examples: Set, workers: Workers) -> list[list[Floats]]:
     """Raw outputs by reading and row, without gradients or dropout."""
     rows = examples.rows
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found: dict[int, Floats] = {}
-    with torch.inference_mode():
-        for batch in _by_tokens(order, rows):
-            outputs = model.by_row([rows[i] for i in batch])
-            found.update(zip(batch, outputs, strict=True))
+    batches = list(_by_tokens(order, rows))
+    outputs = workers.map(lambda batch: model.by_row([rows[i] for i in batch]), batches)
+    found = {
+        i: output
+        for batch, by_row in zip(batches, outputs, strict=True)
+        for i, output in zip(batch, by_row, strict=True)
+    }
     numbers = iter(range(len(rows)))
     return [[found[next(numbers)] for _ in reading.rows] for reading in examples.readings]
 

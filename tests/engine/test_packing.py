@@ -45,3 +45,9 @@ def test_restore_undoes_by_block(sizes: list[tuple[int, int]]) -> None:
     batch = pack([random_row(length) for length, _ in sizes], [prefix for _, prefix in sizes])
     tokens = torch.arange(len(batch.ids))
     assert torch.equal(tokens[batch.by_block][batch.restore], tokens)
+
+
+@given(ROWS)
+def test_in_blocks_says_whether_anything_moves(sizes: list[tuple[int, int]]) -> None:
+    batch = pack([random_row(length) for length, _ in sizes], [prefix for _, prefix in sizes])
+    assert batch.in_blocks == (batch.by_block.tolist() == list(range(len(batch.ids))))

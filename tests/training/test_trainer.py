@@ -13,9 +13,9 @@ from service.adapters.manifest import Calibration, KindName, Manifest
 from service.adapters.methods import AnyMethod, Head, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
 from service.engine.base_model import BaseModel
 from service.errors import BadData
-from service.tasks import KINDS
+from service.tasks import KINDS, Floats
 from service.training.measure import value_of
-from service.training.models import start_tensors
+from service.training.models import Model, start_tensors
 from service.training.trainer import (
     Progress,
     Recipe,
@@ -27,6 +27,7 @@ from service.training.trainer import (
     raw_outputs,
     train,
 )
+from service.training.workers import Workers
 from tests.tiny import make_manifest
 from tests.training.toys import LABELS, TOYS, sentiment
 
@@ -69,9 +70,14 @@ def _train(
     return train(base, _manifest(base, way), training, validation, recipe, KINDS[kind].metrics[0], report)
 
 
+def _raw(model: Model, examples: Set) -> list[list[Floats]]:
+    with Workers() as workers:
+        return raw_outputs(model, examples, workers)
+
+
 def _score(base: BaseModel, way: str, trained: Trained, examples: Set) -> float:
     manifest = _manifest(base, way)
-    answers = decoded(manifest, examples, raw_outputs(finished(base, manifest, trained), examples))
+    answers = decoded(manifest, examples, _raw(finished(base, manifest, trained), examples))
     return value_of(manifest, KINDS[manifest.kind].metrics[0], answers, examples.labels)
 
 
@@ -212,12 +218,26 @@ def test_measuring_keeps_the_order_of_the_rows(tiny_base: BaseModel, way: str, m
     start = start_tensors(tiny_base, manifest, torch.Generator().manual_seed(0))
     model = finished(tiny_base, manifest, Trained(start, 0.0, 0))
     examples = TOYS[WAYS[way][0]](30, 5)
-    together = raw_outputs(model, prepare(tiny_base, manifest, examples))
+    together = _raw(model, prepare(tiny_base, manifest, examples))
     for example, raw in zip(examples, together, strict=True):
-        [alone] = raw_outputs(model, prepare(tiny_base, manifest, [example]))
+        [alone] = _raw(model, prepare(tiny_base, manifest, [example]))
         assert len(alone) == len(raw)
         for one, other in zip(alone, raw, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["houlsby", "multilabel, prefix", "regression, parallel", "answer, head", "full"])
+def test_threads_that_share_a_batch_learn_what_one_learns(tiny_base: BaseModel, way: str) -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(_train(tiny_base, way, epochs=1, dropout=0.0))
+    finally:
+        torch.set_num_threads(before)
+    for name, alone in found[0].tensors.items():
+        torch.testing.assert_close(found[1].tensors[name], alone, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("pair", [True, False])

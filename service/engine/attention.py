@@ -1,0 +1,93 @@
+"""Self-attention that never leaves a row: rows of equal length run together, nothing is padded or masked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from service.adapters.methods import Prefix
+from service.engine.packing import Block
+
+
+def attend(qkv: Tensor, blocks: Sequence[Block], heads: int, prefix: Callable[[int], Prefix]) -> Tensor:
+    """What the heads mix, [tokens, hidden], from queries, keys and values [tokens, 3·hidden] in the order of blocks.
+
+    Args:
+        prefix: a row's own keys and values, by the row's number; called where its block has some.
+    """
+    if qkv.requires_grad and not any(block.prefix for block in blocks):
+        return _Training.apply(qkv, blocks, heads)  # type: ignore[no-any-return, no-untyped-call]
+    parts = []
+    for block, part in zip(blocks, torch.split(qkv, [block.tokens for block in blocks]), strict=True):
+        # In float32 always: a small share of the work, and torch's bfloat16 backward is many times slower on CPU.
+        view = part.float().view(len(block.rows), block.length, 3, heads, -1)
+        q, k, v = view.permute(2, 0, 3, 1, 4)  # [rows, heads, length, ·]
+        if block.prefix:
+            prefixes = [prefix(row) for row in block.rows]
+            k = torch.cat([torch.stack([prefix.keys for prefix in prefixes]), k], dim=2)
+            v = torch.cat([torch.stack([prefix.values for prefix in prefixes]), v], dim=2)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        parts.append(mixed.transpose(1, 2).reshape(len(part), -1).to(qkv.dtype))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Training(torch.autograd.Function):
+    """The same with a way back of its own, in the precision of `qkv`.
+
+    torch's fused attention is made for long rows: on a CPU, there and back, it takes two and a half times as long at
+    25 tokens, and still twice as long at 128. This one keeps [rows, heads, length, length] numbers for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, blocks: Sequence[Block], heads: int) -> Tensor:
+        out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+        kept = []
+        for block, part, mixed in _by_block(blocks, qkv, out):
+            q, k, v = _split_heads(part, block, heads, 3)
+            shares = torch.softmax(_product(q, k.mT, q.shape[-1] ** -0.5), dim=-1)  # [rows·heads, length, length]
+            _join_heads(torch.bmm(shares, v)[None], block, mixed)
+            kept += [q, k, v, shares]
+        ctx.save_for_backward(*kept)
+        ctx.blocks, ctx.heads = blocks, heads
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        out = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
+        kept = iter(ctx.saved_tensors)
+        for block, part, found in _by_block(ctx.blocks, gradient, out):
+            q, k, v, shares = (next(kept) for _ in range(4))
+            (mixed,) = _split_heads(part, block, ctx.heads, 1)
+            # Softmax's own derivative: of each score, by how much its share differs from the row's mean.
+            by_share = torch.bmm(mixed, v.mT)
+            by_score = torch._softmax_backward_data(by_share, shares, -1, shares.dtype)
+            scale = q.shape[-1] ** -0.5
+            parts = (_product(by_score, k, scale), _product(by_score.mT, q, scale), torch.bmm(shares.mT, mixed))
+            _join_heads(torch.stack(parts), block, found)
+        return out, None, None
+
+
+def _by_block(blocks: Sequence[Block], *packed: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Each block with its tokens of every tensor [tokens, ·]."""
+    start = 0
+    for block in blocks:
+        yield block, *(tensor[start : start + block.tokens] for tensor in packed)
+        start += block.tokens
+
+
+def _split_heads(part: Tensor, block: Block, heads: int, n: int) -> Tensor:
+    """[tokens, n·hidden] → [n, rows·heads, length, hidden / heads]; n is 3 for queries, keys and values."""
+    view = part.view(len(block.rows), block.length, n, heads, -1).permute(2, 0, 3, 1, 4)
+    return view.reshape(n, len(block.rows) * heads, block.length, -1)
+
+
+def _join_heads(parts: Tensor, block: Block, out: Tensor) -> None:
+    """The way back, into `out`."""
+    view = parts.view(len(parts), len(block.rows), -1, block.length, parts.shape[-1]).permute(1, 3, 0, 2, 4)
+    out.view(view.shape).copy_(view)
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)

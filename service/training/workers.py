@@ -1,0 +1,45 @@
+"""Threads that share a step: each computes some rows' part alone, in kernels of one thread.
+
+At the sizes of a training step two threads inside each kernel wait for each other a third of the time.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MOST = 4  # the rows of a batch do not go further round; beyond that each one's kernels get more threads
+
+
+class Workers:
+    """As many as torch has threads, up to a few; while they are open, torch's own kernels share what is left."""
+
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        self.count = min(self._threads, MOST)
+        self._pool = ThreadPoolExecutor(self.count)
+
+    def __enter__(self) -> Self:
+        torch.set_num_threads(self._threads // self.count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        torch.set_num_threads(self._threads)
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The results in the order of the items. What one raises is raised here."""
+        return list(self._pool.map(work, items))
+
+
+def shares(sizes: Sequence[int], count: int) -> list[slice]:
+    """Cuts a sequence into at most `count` neighbouring parts of nearly equal size in sum; none is empty."""
+    ends = np.cumsum(sizes)
+    middles = ends - np.array(sizes) / 2  # an item belongs where its middle lies
+    bounds = np.searchsorted(middles, ends[-1] * np.arange(count + 1) / count)
+    return [slice(int(a), int(b)) for a, b in pairwise(bounds) if a < b]

@@ -1,0 +1,64 @@
+"""Sharing a batch between threads changes nothing but the time it takes."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.training.workers import MOST, Workers, shares
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 6))
+def test_shares_cover_everything_once_in_order(sizes: list[int], count: int) -> None:
+    parts = shares(sizes, count)
+    assert 1 <= len(parts) <= count
+    assert [i for part in parts for i in range(len(sizes))[part]] == list(range(len(sizes)))
+    assert all(part.start < part.stop for part in parts)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 6))
+def test_no_share_is_more_than_one_item_above_the_mean(sizes: list[int], count: int) -> None:
+    assert max(sum(sizes[part]) for part in shares(sizes, count)) <= sum(sizes) / count + max(sizes)
+
+
+def test_results_come_in_the_order_of_the_items(four_threads: None) -> None:
+    with Workers() as workers:
+        assert workers.map(lambda number: number * number, range(50)) == [number * number for number in range(50)]
+
+
+def test_a_fault_reaches_the_caller_and_the_threads_are_given_back(four_threads: None) -> None:
+    with pytest.raises(ZeroDivisionError), Workers() as workers:
+        workers.map(lambda number: 1 // number, [1, 0])
+    assert torch.get_num_threads() == 4
+
+
+def test_kernels_do_not_compete_with_workers(four_threads: None) -> None:
+    meeting = threading.Barrier(4, timeout=10)  # all of them must be at work at once
+
+    def seen(_: int) -> int:
+        meeting.wait()
+        return torch.get_num_threads()
+
+    with Workers() as workers:
+        assert workers.map(seen, range(4)) == [1] * 4
+
+
+def test_more_threads_than_shares_stay_with_the_kernels() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 * MOST)
+    try:
+        with Workers() as workers:
+            assert (workers.count, torch.get_num_threads()) == (MOST, 3)
+    finally:
+        torch.set_num_threads(before)
