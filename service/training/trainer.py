@@ -41,6 +41,7 @@ class Recipe:
     weight_decay: float = 0.01  # on matrices only
     dropout: float = 0.1
     clip: float = 1.0  # the gradient's norm
+    averaging: float | None = None  # η: about the last 1/η of the steps are averaged; None: the weights as they are
     patience: int | None = None  # epochs without a better figure after which to stop; None: never
     seed: int = 0
     full: bool = False  # train the base too
@@ -184,6 +185,7 @@ class _Training:
         self._curve: list[float] = []
         self._best: list[Tensor] = []
         self._best_epoch = 0
+        self._average = [parameter.detach().clone() for parameter in self._trainable] if recipe.averaging is not None else []
 
     def run(self, report: Callable[[Progress], None], checkpoint: Checkpoint | None) -> Trained:
         if checkpoint is not None:
@@ -200,9 +202,7 @@ class _Training:
         if not self._best:
             rate = self._recipe.learning_rate
             raise Diverged(f"the loss left all bounds at learning rate {rate:g}; try a smaller one")
-        with torch.no_grad():
-            for parameter, best in zip(self._trainable, self._best, strict=True):
-                parameter.copy_(best)
+        self._put(self._best)
         tensors, weights = self._model.snapshot()
         trained = sum(parameter.numel() for parameter in self._trainable)
         return Trained(tensors, self._curve[self._best_epoch - 1], self._best_epoch, self._curve, trained, weights)
@@ -216,6 +216,7 @@ class _Training:
             torch.nn.utils.clip_grad_norm_(self._trainable, recipe.clip)
             self._optimizer.step()
             self._step += 1
+            self._follow()
             report(Progress(epoch, self._step, self._steps, loss, None))
         return loss
 
@@ -242,13 +243,33 @@ class _Training:
         error = kind_of(self._manifest).loss(outputs, targets, lengths)
         return error.item(), torch.autograd.grad(error, self._trainable, materialize_grads=True)
 
+    def _follow(self) -> None:
+        """Moves the average towards the weights: polynomial decay (Shamir and Zhang 2013, arXiv 1212.1824, section 4).
+
+        With η, about the last 1/η of the steps taken so far count, whatever their number.
+        """
+        η = self._recipe.averaging
+        if η is None:
+            return
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, self._trainable, (η + 1) / (η + self._step))
+
     def _judge(self, epoch: int) -> None:
-        """Measures on the validation set, and keeps the weights if they are the best so far."""
+        """Measures the weights, averaged if they are, on the validation set, and keeps them if they are the best."""
+        now = [parameter.detach().clone() for parameter in self._trainable]
+        judged = self._average or now
+        self._put(judged)
         answers = decoded(self._manifest, self._validation, raw_outputs(self._model, self._validation, self._workers))
+        self._put(now)
         self._curve.append(value_of(self._manifest, self._metric, answers, self._validation.labels))
         if self._curve[-1] > max(self._curve[:-1], default=-math.inf):
             self._best_epoch = epoch
-            self._best = [parameter.detach().clone() for parameter in self._trainable]
+            self._best = [tensor.clone() for tensor in judged]
+
+    def _put(self, tensors: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, tensor in zip(self._trainable, tensors, strict=True):
+                parameter.copy_(tensor)
 
     def _stale(self) -> bool:
         patience = self._recipe.patience
@@ -261,6 +282,7 @@ class _Training:
             {
                 "random": torch.get_rng_state(),
                 **{f"now.{i}": parameter.detach() for i, parameter in enumerate(self._trainable)},
+                **{f"average.{i}": tensor for i, tensor in enumerate(self._average)},
                 **{f"best.{i}": tensor for i, tensor in enumerate(self._best)},
                 **{f"moment.{i}.{name}": tensor for i, parts in moments.items() for name, tensor in parts.items()},
             },
@@ -273,9 +295,8 @@ class _Training:
         facts, tensors = found
         self._curve, self._best_epoch, self._step = facts["curve"], facts["best_epoch"], facts["step"]
         self._best = [tensors[f"best.{i}"] for i in range(len(self._trainable))]
-        with torch.no_grad():
-            for i, parameter in enumerate(self._trainable):
-                parameter.copy_(tensors[f"now.{i}"])
+        self._average = [tensors[f"average.{i}"] for i in range(len(self._average))]
+        self._put([tensors[f"now.{i}"] for i in range(len(self._trainable))])
         moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
             if name.startswith("moment."):

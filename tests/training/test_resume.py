@@ -23,7 +23,7 @@ RECIPE = Recipe(
 WAYS: dict[str, tuple[KindName, dict[str, Any]]] = {
     "houlsby": ("classification", {"method": Houlsby(bottleneck=4)}),
     "head": ("regression", {"method": Head()}),
-    "lora": ("tagging", {"method": Lora(rank=2)}),
+    "lora": ("tagging", {"method": Lora(rank=2), "recipe": replace(RECIPE, averaging=8.0)}),
     "full": ("answer", {"method": Head(), "recipe": replace(RECIPE, full=True)}),
     "patience": ("multilabel", {"method": Head(norms=True), "recipe": replace(RECIPE, epochs=9, patience=1)}),
 }

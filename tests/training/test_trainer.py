@@ -1,6 +1,6 @@
 """Training learns, repeats itself, and leaves the base alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from service.training.trainer import (
     Recipe,
     Set,
     Trained,
+    _optimizer,
     decoded,
     finished,
     prepare,
@@ -130,6 +131,37 @@ def test_all_that_is_meant_to_be_trained_has_moved_and_nothing_else(
 def test_the_best_epoch_is_kept(trained: Trained) -> None:
     assert trained.value == max(trained.curve) == trained.curve[trained.epoch - 1]
     assert trained.epoch == trained.curve.index(trained.value) + 1
+
+
+@pytest.mark.parametrize("way", ["houlsby", "full"])
+def test_averaged_weights_are_the_mean_of_the_steps(
+    tiny_base: BaseModel, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At η = 0 every step counts alike."""
+    followed: list[Sequence[Tensor]] = []
+    steps: list[list[Tensor]] = []
+
+    def spied(trainable: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+        followed.append(trainable)
+        return _optimizer(trainable, recipe)
+
+    monkeypatch.setattr("service.training.trainer._optimizer", spied)
+
+    def watch(progress: Progress) -> None:
+        if progress.value is None:
+            steps.append([tensor.detach().clone() for tensor in followed[0]])
+
+    trained = _train(tiny_base, way, watch, epochs=1, averaging=0.0)
+    assert len(steps) == 10
+    for number, tensor in enumerate(trained.tensors.values()):
+        torch.testing.assert_close(tensor, torch.stack([step[number] for step in steps]).mean(dim=0))
+
+
+def test_averaging_does_not_disturb_the_training(tiny_base: BaseModel) -> None:
+    losses: dict[float | None, list[float]] = {None: [], 8.0: []}
+    for averaging, seen in losses.items():
+        _train(tiny_base, "houlsby", lambda progress, seen=seen: seen.append(progress.loss), averaging=averaging)  # type: ignore[misc]
+    assert losses[None] == losses[8.0]
 
 
 @pytest.mark.parametrize("way", ["houlsby", "head", "full"])
