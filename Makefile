@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup serve test soak lint bench clean
+.PHONY: setup serve test soak lint bench reproduce data-named clean
 .DEFAULT_GOAL := serve
 
 # The pinned set and nothing else: --no-deps keeps CUDA packages away from machines without a GPU.
@@ -16,6 +16,10 @@ BIN := .venv/bin
 
 .venv/ready-dev: .venv/ready requirements-dev.lock
 	$(BIN)/pip install --quiet --no-deps -r requirements-dev.lock
+	touch $@
+
+.venv/ready-bench: .venv/ready requirements-bench.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-bench.lock
 	touch $@
 
 setup: .venv/ready
@@ -40,6 +44,20 @@ lint: .venv/ready-dev
 bench: .venv/ready
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/upload_under_load.py
+
+# The adapter paper's experiment, from public data to docs/experiment.md: make reproduce DATA=folder. More than a hundred
+# trainings: many hours on a laptop, where nothing else should wait for it. It can be cut at any time; the same command
+# goes on from the last finished epoch. DATA is laid out as docs/experiment-data.md says; WORK holds what comes out.
+WORK ?= build/reproduce
+
+reproduce: data-named .venv/ready-bench
+	$(BIN)/python benchmarks/datasets.py --data "$(DATA)" --out "$(WORK)/data"
+	$(BIN)/python benchmarks/reproduce.py --data "$(WORK)/data" --work "$(WORK)"
+	$(BIN)/python benchmarks/reproduce_checks.py --data "$(WORK)/data" --work "$(WORK)"
+	$(BIN)/python benchmarks/reproduce_page.py
+
+data-named:
+	@test -d "$(DATA)" || (echo "say where the data sets are: make reproduce DATA=folder (see docs/experiment-data.md)" && exit 1)
 
 clean:
 	rm -rf .venv

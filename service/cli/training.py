@@ -166,8 +166,9 @@ def _plan(training: Path, options: dict[str, Any]) -> Any:
     from service.training.trainer import RECIPES
 
     given = {name: options[name] for name in ("epochs", "batch_size", "patience") if options[name] is not None}
+    way = "norms" if options["method"] == "head" and options["norms"] else options["method"]
     recipe = replace(
-        RECIPES[options["method"]], seed=options["seeds"][0], dtype=getattr(torch, options["dtype"]), **given
+        RECIPES[way], seed=options["seeds"][0], dtype=getattr(torch, options["dtype"]), **given
     )
     taken = (
         "task", "kind", "validation", "test", "metric", "seeds", "learning_rates", "max_length", "pooling", "source",

@@ -31,7 +31,7 @@ class Multilabel(Kind):
     ) -> Prediction:
         scores = sigmoid(raw[0] / manifest.calibration.temperature)
         order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= manifest.calibration.threshold]
-        found = [{"label": manifest.labels[i], "score": float(scores[i])} for i in order[:top_k]]
+        found = [{"label": manifest.labels[i], "score": float(scores[i])} for i in order]
         return Prediction({"labels": found}, scores)
 
     def check_label(self, manifest: Manifest, label: Label) -> None:

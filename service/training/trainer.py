@@ -56,6 +56,7 @@ RECIPES = {
     "lora": Recipe(),
     "prefix": Recipe(learning_rate=3e-3),
     "head": Recipe(epochs=60, learning_rate=1e-2, dropout=0.0),
+    "norms": Recipe(learning_rate=3e-3),  # head, with LayerNorms
     "full": Recipe(epochs=4, learning_rate=1e-4, full=True),
 }
 

@@ -47,9 +47,10 @@ def test_a_label_is_given_just_where_its_score_reaches_the_threshold(
     }
 
 
-def test_top_k_cuts_the_list(manifest: Manifest) -> None:
+def test_top_k_takes_no_label_away(manifest: Manifest) -> None:
+    """It shortens a list of scores; every label here is an answer."""
     answer = decode(manifest, np.array([1, 3, 2], np.float32), 2).answer
-    assert [entry["label"] for entry in answer["labels"]] == ["green", "blue"]
+    assert [entry["label"] for entry in answer["labels"]] == ["green", "blue", "red"]
 
 
 def test_no_label_at_all_is_an_answer(manifest: Manifest) -> None:

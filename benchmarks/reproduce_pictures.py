@@ -1,0 +1,177 @@
+"""The pictures of the experiment, after the adapter paper's figures 3, 4 and 6.
+
+Each function gives None where the trainings that it shows are not there. The same results give the same bytes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reproduce import EXPERIMENTS
+from reproduce_results import Results
+
+STYLE = {
+    "svg.hashsalt": "rootstock",  # element names, otherwise random
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+}
+SIZES = ("size-2", "size-8", "size-32", "houlsby", "size-96")
+TOPS = ("top-1", "top-2", "top-3", "top-4", "top-5", "houlsby")
+# What is drawn as one line: (name, recipes, colour, marker).
+SERIES = (
+    ("adapters, by size", SIZES, "#1f6f8b", "o"),
+    ("adapters of size 64 in the top layers", TOPS, "#d1762c", "s"),
+    ("LayerNorms alone", ("norms",), "#7a5195", "D"),
+    ("full fine-tuning", ("full",), "#444444", "*"),
+)
+DETAIL = "#1f6f8b"
+
+
+def trade_off(results: Results) -> Figure | None:
+    """Figures 3 and 4: the mean over the tasks, and each task."""
+    tasks = EXPERIMENTS["sizes"][1]
+    if not any(results.point(recipe, tasks) for recipe in SIZES):
+        return None
+    figure = Figure(figsize=(9, 3.4 * (1 + len(tasks)) / 2), layout="constrained")
+    axes = figure.subplots((2 + len(tasks)) // 2, 2).flat
+    mean_axes = next(axes)
+    _changes(mean_axes, results, tasks)
+    mean_axes.set_title(f"mean over {len(tasks)} tasks (bars: from the lowest task to the highest)")
+    handles, names = mean_axes.get_legend_handles_labels()
+    for task, one in zip(tasks, axes, strict=False):
+        _scores(one, results, task)
+    for one in axes:
+        one.set_axis_off()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return figure
+
+
+def _changes(axes: Axes, results: Results, tasks: tuple[str, ...]) -> None:
+    for name, recipes, colour, marker in SERIES:
+        points = [point for recipe in recipes if (point := results.point(recipe, tasks))]
+        if not points:
+            continue
+        parameters, changes = [point.parameters for point in points], [point.change for point in points]
+        below = [point.change - min(point.changes.values()) for point in points]
+        above = [max(point.changes.values()) - point.change for point in points]
+        axes.errorbar(
+            parameters, changes, yerr=[below, above], color=colour, marker=marker, capsize=3, elinewidth=1, label=name
+        )
+    axes.axhline(0, color="#444444", linewidth=0.8, linestyle="--")
+    _parameters(axes, "test metric − full fine-tuning, points")
+
+
+def _scores(axes: Axes, results: Results, task: str) -> None:
+    for _, recipes, colour, marker in SERIES:
+        found = [(results.runs(task, recipe), results.score(task, recipe)) for recipe in recipes]
+        drawn = [(runs[0]["trained_parameters"], score) for runs, score in found if score]
+        if drawn:
+            axes.errorbar(
+                [parameters for parameters, _ in drawn],
+                [score.mean for _, score in drawn],
+                yerr=[score.deviation or 0 for _, score in drawn],
+                color=colour, marker=marker, capsize=3, elinewidth=1,
+            )  # fmt: skip
+    if full := results.score(task, "full"):
+        axes.axhline(full.mean, color="#444444", linewidth=0.8, linestyle="--")
+    axes.set_title(f"{task} (bars: one standard deviation over seeds)")
+    metrics = {report["metric"] for (name, _, _), report in results.reports.items() if name == task}
+    _parameters(axes, f"test {' / '.join(sorted(metrics)) or 'metric'} × 100")
+
+
+def _parameters(axes: Axes, label: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel("trained parameters per task")
+    axes.set_ylabel(label)
+
+
+def start_scale(results: Results) -> Figure | None:
+    """Figure 6, right: how large the start values may be."""
+    recipes, tasks = EXPERIMENTS["scales"]
+    drawn = {
+        task: found
+        for task in tasks
+        if (found := {recipe: score for recipe in recipes if (score := results.score(task, recipe, "validation"))})
+    }
+    if not drawn:
+        return None
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for (task, scores), (_, _, colour, marker) in zip(drawn.items(), SERIES, strict=False):
+        axes.errorbar(
+            [float(recipe.removeprefix("scale-")) for recipe in scores],
+            [score.mean for score in scores.values()],
+            yerr=[score.deviation or 0 for score in scores.values()],
+            color=colour, marker=marker, capsize=3, elinewidth=1, label=task,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("standard deviation of the start values")
+    axes.set_ylabel("validation metric × 100")
+    axes.set_title("bars: one standard deviation over seeds")
+    axes.legend()
+    return figure
+
+
+def ablation(results: Results) -> Figure | None:
+    """Figure 6, left and centre: what is lost without the adapters of a span of layers."""
+    if results.ablation is None:
+        return None
+    tasks: dict[str, Any] = results.ablation["tasks"]
+    lowest = min(100 * span["difference"] for found in tasks.values() for span in found["spans"])
+    figure = Figure(figsize=(3.6 * len(tasks) + 0.6, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for (task, found), axes in zip(tasks.items(), panels, strict=True):
+        image = _heat(axes, found["spans"], lowest)
+        axes.set_title(f"{task}: {100 * found['all']:.1f} with all of them")
+    panels[0].set_ylabel("first layer without adapters")
+    figure.colorbar(image, ax=list(panels), shrink=0.8, label="change of the validation metric, points")
+    return figure
+
+
+def _heat(axes: Axes, spans: list[dict[str, Any]], lowest: float) -> Any:
+    layers = 1 + max(span["last"] for span in spans)
+    cells = [[float("nan")] * layers for _ in range(layers)]  # [first, last]
+    for span in spans:
+        cells[span["first"]][span["last"]] = 100 * span["difference"]
+    image = axes.imshow(cells, cmap="YlOrRd_r", vmin=lowest, vmax=0)
+    for span in spans:
+        value = 100 * span["difference"]
+        colour = "white" if value < 0.55 * lowest else "black"
+        place = (span["last"], span["first"])
+        axes.annotate(f"{value:.1f}", place, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(layers))
+    axes.set_yticks(range(layers))
+    axes.set_xlabel("last layer without adapters")
+    axes.grid(visible=False)
+    return image
+
+
+PICTURES: dict[str, Callable[[Results], Figure | None]] = {
+    "trade-off": trade_off,
+    "start-scale": start_scale,
+    "ablation": ablation,
+}
+
+
+def draw(results: Results, folder: Path) -> set[str]:
+    """Writes the pictures that there is something for, and names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = set()
+    with matplotlib.rc_context(STYLE):
+        for name, picture in PICTURES.items():
+            path = folder / f"{name}.svg"
+            path.unlink(missing_ok=True)
+            if (figure := picture(results)) is not None:
+                figure.savefig(path, metadata={"Date": None, "Creator": None})
+                drawn.add(name)
+    return drawn

@@ -1,0 +1,98 @@
+"""What the trainings of `benchmarks/reproduce.py` came to: their reports, and figures over seeds and tasks."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal, NamedTuple
+
+Report = dict[str, Any]
+Part = Literal["validation", "test"]
+
+
+class Score(NamedTuple):
+    """A figure over seeds."""
+
+    mean: float
+    deviation: float | None  # between seeds; None where there is only one
+
+
+class Point(NamedTuple):
+    """What a recipe trains, and what becomes of the metric; means over seeds."""
+
+    recipe: str
+    parameters: float  # mean over the tasks
+    changes: dict[str, float]  # task → points from full fine-tuning, on test
+
+    @property
+    def change(self) -> float:
+        return mean(self.changes.values())
+
+
+@dataclass(frozen=True)
+class Results:
+    """Reports by task, recipe and seed, and the results of the checks where there are some."""
+
+    reports: dict[tuple[str, str, int], Report]
+    ablation: dict[str, Any] | None
+    forgetting: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        reports = {}
+        for path in sorted((folder / "reproduce").glob("*.json")):
+            report = _json(path)
+            if report is not None:
+                recipe, seed = path.stem.removeprefix(f"{report['task']}-").rsplit("-", 1)
+                reports[report["task"], recipe, int(seed)] = report
+        return cls(reports, _json(folder / "reproduce_ablation.json"), _json(folder / "reproduce_forgetting.json"))
+
+    def runs(self, task: str, recipe: str) -> list[Report]:
+        """One for each seed."""
+        found = [key for key in self.reports if key[:2] == (task, recipe)]
+        return [self.reports[key] for key in sorted(found)]
+
+    def score(self, task: str, recipe: str, part: Part = "test") -> Score | None:
+        """The metric in points: 100 times what it is."""
+        return over_seeds(100 * run[part] for run in self.runs(task, recipe))
+
+    def calibration_error(self, task: str, recipe: str) -> Score | None:
+        """On test, in points."""
+        errors = (run["measured"]["test"].get("calibration_error") for run in self.runs(task, recipe))
+        return over_seeds(100 * error for error in errors if error is not None)
+
+    def share(self, task: str, recipe: str) -> float | None:
+        """Trained parameters by those of the base."""
+        runs = self.runs(task, recipe)
+        return float(runs[0]["share_of_base"]) if runs else None
+
+    def change(self, task: str, recipe: str) -> float | None:
+        """Points from full fine-tuning, on test."""
+        tuned, full = self.score(task, recipe), self.score(task, "full")
+        return tuned.mean - full.mean if tuned and full else None
+
+    def point(self, recipe: str, tasks: Sequence[str]) -> Point | None:
+        """A recipe over those of `tasks` that have both it and full fine-tuning."""
+        changes = {task: change for task in tasks if (change := self.change(task, recipe)) is not None}
+        if not changes:
+            return None
+        return Point(recipe, mean(self.runs(task, recipe)[0]["trained_parameters"] for task in changes), changes)
+
+
+def over_seeds(values: Iterable[float]) -> Score | None:
+    found = list(values)
+    if not found:
+        return None
+    return Score(mean(found), stdev(found) if len(found) > 1 else None)
+
+
+def _json(path: Path) -> Any:
+    """None where there is no such file, or only half of it yet."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        print(f"{path}: not readable; left out")
+        return None
