@@ -57,7 +57,9 @@ Inputs = Annotated[
 
 
 class Parameters(_Request):
-    top_k: int | None = Field(default=None, ge=1, description="labels in a classification's `scores` at most; all when left out")
+    top_k: int | None = Field(
+        default=None, ge=1, description="labels in a classification's `scores` at most; all when left out"
+    )
     truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
     version: int | None = Field(default=None, ge=0, description="another version than the active one")
 

@@ -167,9 +167,7 @@ def _plan(training: Path, options: dict[str, Any]) -> Any:
 
     given = {name: options[name] for name in ("epochs", "batch_size", "patience") if options[name] is not None}
     way = "norms" if options["method"] == "head" and options["norms"] else options["method"]
-    recipe = replace(
-        RECIPES[way], seed=options["seeds"][0], dtype=getattr(torch, options["dtype"]), **given
-    )
+    recipe = replace(RECIPES[way], seed=options["seeds"][0], dtype=getattr(torch, options["dtype"]), **given)
     taken = (
         "task", "kind", "validation", "test", "metric", "seeds", "learning_rates", "max_length", "pooling", "source",
         "description", "licence", "resume",

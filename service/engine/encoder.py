@@ -3,7 +3,7 @@
 Serving and training both call `encode`; there is no other implementation of it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,9 +66,7 @@ class _Layer(NamedTuple):
         y = linear(x)
         if not any((self.number, site) in group.adaptation.sites for group in self.groups):
             return y
-        return _joined(
-            group.adaptation.after_linear(self.number, site, x[group.tokens], y[group.tokens]) for group in self.groups
-        )
+        return _joined(group.adaptation.after_linear(self.number, site, *own) for group, own in self._by_group(x, y))
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Self-attention within each row, [tokens, hidden]."""
@@ -82,11 +80,21 @@ class _Layer(NamedTuple):
         """Ends a sub-layer: adapter, residual, LayerNorm; each group's tokens with their own."""
         own = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
         parts = []
-        for _, tokens, adaptation in self.groups:
-            changed = adaptation.after_projection(self.number, place, residual[tokens], projected[tokens])
-            norm = adaptation.norm(self.number, place, own)
-            parts.append(_normalise(changed + residual[tokens], norm, self.weights.norm_eps))
+        for (_, _, adaptation), (before, after) in self._by_group(residual, projected):
+            changed = adaptation.after_projection(self.number, place, before, after)
+            parts.append(_normalise(changed + before, adaptation.norm(self.number, place, own), self.weights.norm_eps))
         return _joined(parts)
+
+    def _by_group(self, *packed: Tensor) -> Iterator[tuple[Group, Sequence[Tensor]]]:
+        """Each group with its tokens of every tensor [tokens, ·].
+
+        A group alone has all of them as they are: in training, the way back from a slice is a copy.
+        """
+        if len(self.groups) == 1:
+            yield self.groups[0], packed
+            return
+        for group in self.groups:
+            yield group, [tensor[group.tokens] for tensor in packed]
 
     def _prefix(self, row: int) -> Prefix:
         adaptation = next(group.adaptation for group in self.groups if group.rows.start <= row < group.rows.stop)

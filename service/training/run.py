@@ -320,6 +320,7 @@ def _costs(
             "learning_rate": recipe.learning_rate,
             "batch_size": recipe.batch_size,
             "dropout": recipe.dropout,
+            "averaging": recipe.averaging,
             "seed": recipe.seed,
             "dtype": str(recipe.dtype).removeprefix("torch."),
         },
