@@ -46,8 +46,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/upload_under_load.py
 
 # The adapter paper's experiment, from public data to docs/experiment.md: make reproduce DATA=folder. More than a hundred
-# trainings: many hours on a laptop, where nothing else should wait for it. It can be cut at any time; the same command
-# goes on from the last finished epoch. DATA is laid out as docs/experiment-data.md says; WORK holds what comes out.
+# trainings, which is many hours on a laptop. It can be cut at any time: the same command goes on from the last finished
+# epoch. DATA is laid out as docs/experiment-data.md says; WORK takes what is trained.
 WORK ?= build/reproduce
 
 reproduce: data-named .venv/ready-bench

@@ -105,11 +105,11 @@ def forgetting(paths: dict[str, Path], data: Path, threads: int) -> dict[str, An
         for path in first.values():
             shutil.copy(path, folder)
         with running_service(Path(folder), *options) as service, Client(service.url) as client:
-            before = {task: _answers(service.url, task, data, INPUTS) for task in first}
+            before = {task: _answers(service.url, path, data, INPUTS) for task, path in first.items()}
             for task, path in later.items():
                 client.push(task, path)
-                _answers(service.url, task, data, 1)  # the new one is at work, not only stored
-            after = {task: _answers(service.url, task, data, INPUTS) for task in first}
+                _answers(service.url, path, data, 1)  # the new one is at work, not only stored
+            after = {task: _answers(service.url, path, data, INPUTS) for task, path in first.items()}
     return {
         "tasks": list(first),
         "later": list(later),
@@ -120,16 +120,16 @@ def forgetting(paths: dict[str, Path], data: Path, threads: int) -> dict[str, An
     }
 
 
-def _answers(url: str, task: str, data: Path, inputs: int) -> list[bytes]:
-    """The answers to a task's first test inputs as they come over the wire, one request after another."""
-    kind = next(dataset.kind for dataset in DATASETS if dataset.task == task)
-    examples = read_examples(data / task / "test.jsonl", kind=kind)[:inputs]
-    names = ("question", "context") if kind == "answer" else ("text", "text_pair")
+def _answers(url: str, adapter: Path, data: Path, inputs: int) -> list[bytes]:
+    """The answers to the first test inputs of an adapter's task as they come over the wire, one after another."""
+    manifest = read_header(adapter.read_bytes()).manifest
+    examples = read_examples(data / manifest.task / "test.jsonl", kind=manifest.kind)[:inputs]
+    names = ("question", "context") if manifest.kind == "answer" else ("text", "text_pair")
     found = []
     with httpx2.Client(base_url=url, timeout=60.0) as http:
         for given in (example.given for example in examples):
             texts = [text for text in given if text is not None]
-            answer = http.post(f"/predict/{task}", json={"inputs": dict(zip(names, texts, strict=False))})
+            answer = http.post(f"/predict/{manifest.task}", json={"inputs": dict(zip(names, texts, strict=False))})
             found.append(answer.raise_for_status().content)
     return found
 
@@ -154,7 +154,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--store", type=Path, help="adapter files to take instead of WORK's")
-    parser.add_argument("--tasks", nargs="*", default=ABLATED, help="of the ablation")
+    known = [dataset.task for dataset in DATASETS]
+    parser.add_argument("--tasks", nargs="*", choices=known, default=ABLATED, help="of the ablation")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reproduce import EXPERIMENTS
-from reproduce_results import Results
+from reproduce_results import Results, metric_name
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "rootstock",  # element names, otherwise random
     "font.size": 9,
     "axes.spines.top": False,
@@ -27,72 +27,72 @@ STYLE = {
 }
 SIZES = ("size-2", "size-8", "size-32", "houlsby", "size-96")
 TOPS = ("top-1", "top-2", "top-3", "top-4", "top-5", "houlsby")
+YARDSTICK = "#444444"
 # What is drawn as one line: (name, recipes, colour, marker).
 SERIES = (
     ("adapters, by size", SIZES, "#1f6f8b", "o"),
     ("adapters of size 64 in the top layers", TOPS, "#d1762c", "s"),
     ("LayerNorms alone", ("norms",), "#7a5195", "D"),
-    ("full fine-tuning", ("full",), "#444444", "*"),
+    ("full fine-tuning", ("full",), YARDSTICK, "*"),
 )
-DETAIL = "#1f6f8b"
 
 
 def trade_off(results: Results) -> Figure | None:
     """Figures 3 and 4: the mean over the tasks, and each task."""
     tasks = EXPERIMENTS["sizes"][1]
-    if not any(results.point(recipe, tasks) for recipe in SIZES):
+    recipes = {recipe for _, recipes, _, _ in SERIES for recipe in recipes} - {"houlsby", "full"}  # runs of `main` too
+    if not any(results.runs(task, recipe) for task in tasks for recipe in recipes):
         return None
-    figure = Figure(figsize=(9, 3.4 * (1 + len(tasks)) / 2), layout="constrained")
-    axes = figure.subplots((2 + len(tasks)) // 2, 2).flat
-    mean_axes = next(axes)
-    _changes(mean_axes, results, tasks)
-    mean_axes.set_title(f"mean over {len(tasks)} tasks (bars: from the lowest task to the highest)")
-    handles, names = mean_axes.get_legend_handles_labels()
-    for task, one in zip(tasks, axes, strict=False):
-        _scores(one, results, task)
-    for one in axes:
-        one.set_axis_off()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    grid = figure.subplots(2, (2 + len(tasks)) // 2, sharex=True)
+    first, *others = grid.flat
+    _changes(first, results, tasks)
+    for task, axes in zip(tasks, others, strict=False):
+        _scores(axes, results, task)
+    for axes in others[len(tasks) :]:
+        axes.set_axis_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("trained parameters for one task")
+    figure.legend(*others[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SERIES))
     return figure
 
 
 def _changes(axes: Axes, results: Results, tasks: tuple[str, ...]) -> None:
+    """The mean where every task is there; bars from the lowest task to the highest."""
     for name, recipes, colour, marker in SERIES:
-        points = [point for recipe in recipes if (point := results.point(recipe, tasks))]
-        if not points:
-            continue
+        found = (results.point(recipe, tasks) for recipe in recipes)
+        points = [point for point in found if point and len(point.changes) == len(tasks)]
         parameters, changes = [point.parameters for point in points], [point.change for point in points]
         below = [point.change - min(point.changes.values()) for point in points]
         above = [max(point.changes.values()) - point.change for point in points]
         axes.errorbar(
-            parameters, changes, yerr=[below, above], color=colour, marker=marker, capsize=3, elinewidth=1, label=name
-        )
-    axes.axhline(0, color="#444444", linewidth=0.8, linestyle="--")
-    _parameters(axes, "test metric − full fine-tuning, points")
+            parameters, changes, yerr=[below, above],
+            color=colour, marker=marker, capsize=3, elinewidth=1, label=name,
+        )  # fmt: skip
+    axes.axhline(0, color=YARDSTICK, linewidth=0.8, linestyle="--")
+    if not all(results.runs(task, "full") for task in tasks):
+        axes.text(0.5, 0.7, "needs full fine-tuning of every task", ha="center", transform=axes.transAxes)
+    axes.set_title(f"mean of {len(tasks)} tasks")
+    axes.set_xscale("log")
+    axes.set_ylabel("test metric − full fine-tuning, points")
 
 
 def _scores(axes: Axes, results: Results, task: str) -> None:
-    for _, recipes, colour, marker in SERIES:
+    """The metric itself; bars of one standard deviation between seeds."""
+    for name, recipes, colour, marker in SERIES:
         found = [(results.runs(task, recipe), results.score(task, recipe)) for recipe in recipes]
         drawn = [(runs[0]["trained_parameters"], score) for runs, score in found if score]
-        if drawn:
-            axes.errorbar(
-                [parameters for parameters, _ in drawn],
-                [score.mean for _, score in drawn],
-                yerr=[score.deviation or 0 for _, score in drawn],
-                color=colour, marker=marker, capsize=3, elinewidth=1,
-            )  # fmt: skip
+        axes.errorbar(
+            [parameters for parameters, _ in drawn],
+            [score.mean for _, score in drawn],
+            yerr=[score.deviation or 0 for _, score in drawn],
+            color=colour, marker=marker, capsize=3, elinewidth=1, label=name,
+        )  # fmt: skip
     if full := results.score(task, "full"):
-        axes.axhline(full.mean, color="#444444", linewidth=0.8, linestyle="--")
-    axes.set_title(f"{task} (bars: one standard deviation over seeds)")
-    metrics = {report["metric"] for (name, _, _), report in results.reports.items() if name == task}
-    _parameters(axes, f"test {' / '.join(sorted(metrics)) or 'metric'} × 100")
-
-
-def _parameters(axes: Axes, label: str) -> None:
+        axes.axhline(full.mean, color=YARDSTICK, linewidth=0.8, linestyle="--")
+    axes.set_title(task)
     axes.set_xscale("log")
-    axes.set_xlabel("trained parameters per task")
-    axes.set_ylabel(label)
+    axes.set_ylabel(f"test {metric_name(task)} × 100")
 
 
 def start_scale(results: Results) -> Figure | None:
@@ -112,12 +112,11 @@ def start_scale(results: Results) -> Figure | None:
             [float(recipe.removeprefix("scale-")) for recipe in scores],
             [score.mean for score in scores.values()],
             yerr=[score.deviation or 0 for score in scores.values()],
-            color=colour, marker=marker, capsize=3, elinewidth=1, label=task,
+            color=colour, marker=marker, capsize=3, elinewidth=1, label=f"{task}, {metric_name(task)}",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("standard deviation of the start values")
     axes.set_ylabel("validation metric × 100")
-    axes.set_title("bars: one standard deviation over seeds")
     axes.legend()
     return figure
 
@@ -127,7 +126,7 @@ def ablation(results: Results) -> Figure | None:
     if results.ablation is None:
         return None
     tasks: dict[str, Any] = results.ablation["tasks"]
-    lowest = min(100 * span["difference"] for found in tasks.values() for span in found["spans"])
+    lowest = min(-1.0, *(100 * span["difference"] for found in tasks.values() for span in found["spans"]))
     figure = Figure(figsize=(3.6 * len(tasks) + 0.6, 3.9), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for (task, found), axes in zip(tasks.items(), panels, strict=True):
@@ -143,12 +142,14 @@ def _heat(axes: Axes, spans: list[dict[str, Any]], lowest: float) -> Any:
     cells = [[float("nan")] * layers for _ in range(layers)]  # [first, last]
     for span in spans:
         cells[span["first"]][span["last"]] = 100 * span["difference"]
-    image = axes.imshow(cells, cmap="YlOrRd_r", vmin=lowest, vmax=0)
+    image = axes.pcolormesh(range(layers), range(layers), cells, cmap="YlOrRd_r", vmin=lowest, vmax=0)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
     for span in spans:
         value = 100 * span["difference"]
         colour = "white" if value < 0.55 * lowest else "black"
         place = (span["last"], span["first"])
-        axes.annotate(f"{value:.1f}", place, ha="center", va="center", color=colour, fontsize=8)
+        axes.annotate(f"{value:.1f}".replace("-", "−"), place, ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(layers))
     axes.set_yticks(range(layers))
     axes.set_xlabel("last layer without adapters")

@@ -7,8 +7,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
+from datasets import DATASETS
+
 Report = dict[str, Any]
 Part = Literal["validation", "test"]
+METRICS = {"macro_f1": "macro F1", "f1": "F1", "matthews": "Matthews", "spearman": "Spearman"}
 
 
 class Score(NamedTuple):
@@ -78,6 +81,12 @@ class Results:
         if not changes:
             return None
         return Point(recipe, mean(self.runs(task, recipe)[0]["trained_parameters"] for task in changes), changes)
+
+
+def metric_name(task: str) -> str:
+    """As a reader says it."""
+    metric = next(dataset.metric for dataset in DATASETS if dataset.task == task)
+    return METRICS.get(metric, metric)
 
 
 def over_seeds(values: Iterable[float]) -> Score | None:
