@@ -61,11 +61,12 @@ class _Training(torch.autograd.Function):
             q, k, v, shares = (next(kept) for _ in range(4))
             (mixed,) = _split_heads(part, block, ctx.heads, 1)
             # Softmax's own derivative: of each score, by how much its share differs from the row's mean.
-            by_share = torch.bmm(mixed, v.mT)
-            by_score = torch._softmax_backward_data(by_share, shares, -1, shares.dtype)
-            scale = q.shape[-1] ** -0.5
-            parts = (_product(by_score, k, scale), _product(by_score.mT, q, scale), torch.bmm(shares.mT, mixed))
-            _join_heads(torch.stack(parts), block, found)
+            by_score = torch._softmax_backward_data(torch.bmm(mixed, v.mT), shares, -1, shares.dtype)
+            parts = q.new_empty(3, *q.shape)
+            _product(by_score, k, q.shape[-1] ** -0.5, out=parts[0])
+            _product(by_score.mT, q, q.shape[-1] ** -0.5, out=parts[1])
+            torch.bmm(shares.mT, mixed, out=parts[2])
+            _join_heads(parts, block, found)
         return out, None, None
 
 
@@ -89,5 +90,5 @@ def _join_heads(parts: Tensor, block: Block, out: Tensor) -> None:
     out.view(view.shape).copy_(view)
 
 
-def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
+def _product(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale, out=out)

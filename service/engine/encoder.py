@@ -82,7 +82,9 @@ class _Layer(NamedTuple):
         parts = []
         for (_, _, adaptation), (before, after) in self._by_group(residual, projected):
             changed = adaptation.after_projection(self.number, place, before, after)
-            parts.append(_normalise(changed + before, adaptation.norm(self.number, place, own), self.weights.norm_eps))
+            parts.append(
+                _normalise(changed.add_(before), adaptation.norm(self.number, place, own), self.weights.norm_eps)
+            )
         return _joined(parts)
 
     def _by_group(self, *packed: Tensor) -> Iterator[tuple[Group, Sequence[Tensor]]]:

@@ -134,7 +134,7 @@ class Dropout:
 
     def __call__(self, x: Tensor) -> Tensor:
         drawn = torch.from_numpy(self._random.integers(0, 256, x.numel(), dtype=np.uint8)).view(x.shape)
-        return x * ((drawn >= self._zeroed).to(x.dtype) * (256 / (256 - self._zeroed)))
+        return x * (drawn >= self._zeroed).to(x.dtype).mul_(256 / (256 - self._zeroed))
 
 
 class Dropping(Adaptation):

@@ -54,7 +54,10 @@ class Adaptation:
         return left
 
     def after_projection(self, layer: int, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
-        """Changes a sub-layer's output [tokens, hidden] before the residual, the sub-layer's input, is added."""
+        """Changes a sub-layer's output [tokens, hidden] before the residual, the sub-layer's input, is added.
+
+        May give back `projected` itself, but not `residual`: the sum is written over what comes back.
+        """
         return projected
 
     def norm(self, layer: int, place: Place, own: Norm) -> Norm:

@@ -61,7 +61,7 @@ class BottleneckAdaptation(LayeredAdaptation):
         block = self._blocks.get((layer, place))
         if block is None:
             return projected
-        return projected + self._run(block, self._input(residual, projected))
+        return self._run(block, self._input(residual, projected)).add_(projected)
 
     def _input(self, residual: Tensor, projected: Tensor) -> Tensor:
         return projected
