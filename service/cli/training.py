@@ -88,7 +88,9 @@ def _with_columns(command: Any) -> Any:
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Default: 32.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Several: as above.")
-@click.option("--max-length", type=click.IntRange(8), default=128, show_default=True, help="Tokens kept of an input.")
+@click.option(
+    "--max-length", type=click.IntRange(8), help="Tokens read at once. Default: 128; 256 where passages are read."
+)
 @click.option("--pooling", type=click.Choice(["mean", "first"]), default="mean", show_default=True)
 @click.option(
     "--golden",

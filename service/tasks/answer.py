@@ -29,6 +29,7 @@ class AnswerKind(Kind):
     metrics = METRICS
     per_token = True
     windowed = True
+    max_length = 256  # few windows for a paragraph and its question
 
     def width(self, manifest: Manifest) -> int:
         return 2

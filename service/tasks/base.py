@@ -45,6 +45,7 @@ class Kind(ABC):
     metrics: ClassVar[tuple[str, ...]] = ()  # how it can be scored; the first unless another is asked for
     per_token: ClassVar[bool] = False  # the head reads every token, and its answers point into the text
     windowed: ClassVar[bool] = False  # long inputs are read in overlapping windows, not cut
+    max_length: ClassVar[int] = 128  # tokens read at once, where a training does not say
 
     @abstractmethod
     def width(self, manifest: Manifest) -> int:

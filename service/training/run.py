@@ -66,7 +66,7 @@ class Plan:
     metric: str | None = None
     seeds: Sequence[int] = ()  # the recipe's alone when left out
     learning_rates: Sequence[float] = ()  # likewise
-    max_length: int = 128
+    max_length: int | None = None  # the kind's own when left out
     pooling: Literal["mean", "first"] = "mean"
     golden: Sequence[Input] = ()
     source: str = ""
@@ -183,7 +183,7 @@ def _manifest(base: BaseModel, plan: Plan, data: Data) -> Manifest:
         method=plan.method,
         labels=_labels(plan, data),
         base=base.identity,
-        tokenizer=TokenizerSettings(max_length=min(plan.max_length, base.max_length)),
+        tokenizer=TokenizerSettings(max_length=min(plan.max_length or kind.max_length, base.max_length)),
         head=HeadSettings(pooling=plan.pooling, pair=pair),
         calibration=_units(plan, data.training) if data.kind == "regression" else Calibration(),
         trained=TrainedFacts(
