@@ -20,8 +20,9 @@ from typing import Any
 
 from service.adapters.methods import Houlsby
 from service.engine.base_model import DEFAULT_BASE, load_base, locate
+from service.training.recipe import RECIPES
 from service.training.run import Plan, read_data, run
-from service.training.trainer import RECIPES, Progress
+from service.training.trainer import Progress
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "training_speed.json"

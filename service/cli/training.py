@@ -164,8 +164,8 @@ def _plan(training: Path, options: dict[str, Any]) -> Any:
     import torch
 
     from service.training.data import Columns
+    from service.training.recipe import RECIPES
     from service.training.run import Plan
-    from service.training.trainer import RECIPES
 
     given = {name: options[name] for name in ("epochs", "batch_size", "patience") if options[name] is not None}
     way = "norms" if options["method"] == "head" and options["norms"] else options["method"]

@@ -11,7 +11,7 @@ from service.errors import BadData
 from service.tasks import Answer, Given, kind_of, read_for
 from service.training.data import Columns, read_examples
 from service.training.measure import Measured, measure_answers
-from service.training.trainer import check_examples
+from service.training.sets import check_examples
 
 GUESSED = Columns()
 BATCH = 64  # inputs asked at once

@@ -34,14 +34,13 @@ from service.tasks.reading import Given
 from service.training.checkpoint import Checkpoint
 from service.training.data import Columns, Example, infer_kind, read_examples, split
 from service.training.measure import Measured, measure_answers
+from service.training.recipe import Recipe
+from service.training.sets import Set, prepare
 from service.training.trainer import (
     Progress,
-    Recipe,
-    Set,
     Trained,
     decoded,
     finished,
-    prepare,
     raw_outputs,
     train,
 )

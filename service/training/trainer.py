@@ -7,7 +7,7 @@ and `full`, fine-tuning of the base itself, the yardstick that is measured and n
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,47 +19,16 @@ from service.adapters.methods import Head
 from service.engine.base_model import BaseModel
 from service.engine.weights import Weights
 from service.errors import Diverged
-from service.tasks import Answer, Floats, Label, Labelled, Reading, TokenizedRow, kind_of, read_for
+from service.tasks import Answer, Floats, kind_of
+from service.training.batches import by_tokens, shares, shuffled
 from service.training.checkpoint import Checkpoint
-from service.training.data import Example
 from service.training.measure import value_of
 from service.training.models import AdapterModel, Dropout, FullModel, HeadModel, Model, start_tensors
-from service.training.workers import Workers, shares
+from service.training.recipe import Recipe
+from service.training.sets import Set
+from service.training.workers import Workers
 
 EVALUATION_TOKENS = 2048  # a batch of the measuring pass
-SORTED_BATCHES = 32  # this many batches' rows are sorted by length together
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults suit a bottleneck adapter on a few thousand short texts."""
-
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    warmup: float = 0.1  # share of the steps; linear up, then linear down to zero (paper, section 3.1)
-    weight_decay: float = 0.01  # on matrices only
-    dropout: float = 0.1
-    clip: float = 1.0  # the gradient's norm
-    averaging: float | None = None  # η: about the last 1/η of the steps are averaged; None: the weights as they are
-    patience: int | None = None  # epochs without a better figure after which to stop; None: never
-    seed: int = 0
-    full: bool = False  # train the base too
-    dtype: torch.dtype = torch.bfloat16  # of the linear layers' maths; what is trained stays float32
-
-
-# Where to start by method, chosen on validation sets of short tasks.
-ADAPTER = Recipe(learning_rate=2e-3, averaging=8.0)
-RECIPES = {
-    "houlsby": ADAPTER,
-    "pfeiffer": ADAPTER,
-    "parallel": ADAPTER,
-    "lora": ADAPTER,
-    "prefix": replace(ADAPTER, learning_rate=3e-3),
-    "head": Recipe(epochs=60, learning_rate=1e-2, dropout=0.0),
-    "norms": replace(ADAPTER, learning_rate=3e-3),  # head, with LayerNorms
-    "full": Recipe(epochs=4, learning_rate=1e-4, full=True),
-}
 
 
 class Progress(NamedTuple):
@@ -82,53 +51,6 @@ class Trained:
     curve: list[float] = field(default_factory=list)  # the metric after each epoch
     trainable: int = 0  # parameters that were trained
     weights: Weights | None = None  # the base's, where it was trained too
-
-
-@dataclass(frozen=True)
-class Set:
-    """Examples as the encoder reads them: a row, or several windows, for each."""
-
-    readings: list[Reading]
-    labels: list[Label]
-    rows: list[TokenizedRow]  # of all readings, one after another
-    targets: list[Tensor]  # for each row
-
-    @property
-    def labelled(self) -> Labelled:
-        return Labelled(self.readings, self.labels)
-
-
-def check_examples(manifest: Manifest, examples: Sequence[Example]) -> None:
-    """Whether examples are what the task reads and answers.
-
-    Raises:
-        ValueError: a label that does not belong to the task, or one text where it reads two; with its row.
-    """
-    for number, example in enumerate(examples, start=1):
-        if (example.text_pair is not None) != manifest.head.pair:
-            raise ValueError(f"row {number}: the task reads {'two texts' if manifest.head.pair else 'one text'}")
-        try:
-            kind_of(manifest).check_label(manifest, example.label)
-        except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from error
-
-
-def prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example]) -> Set:
-    """Tokenises examples and turns their labels to numbers.
-
-    Raises:
-        ValueError: as `check_examples`.
-    """
-    check_examples(manifest, examples)
-    kind = kind_of(manifest)
-    readings = read_for(manifest, base.tokenizer, [example.given for example in examples])
-    labels = [example.label for example in examples]
-    targets = [
-        target
-        for reading, label in zip(readings, labels, strict=True)
-        for target in kind.targets(manifest, reading, label)
-    ]
-    return Set(readings, labels, [row for reading in readings for row in reading.rows], targets)
 
 
 def train(
@@ -213,7 +135,7 @@ class _Training:
 
     def _epoch(self, epoch: int, report: Callable[[Progress], None]) -> float:
         recipe, loss = self._recipe, math.nan
-        for batch in _batches(self._lengths, recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
+        for batch in shuffled(self._lengths, recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
             for group in self._optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(self._step, self._steps, recipe.warmup)
             loss = self._gradients(batch)
@@ -313,8 +235,9 @@ class _Training:
 def raw_outputs(model: Model, examples: Set, workers: Workers) -> list[list[Floats]]:
     """Raw outputs by reading and row, without gradients or dropout."""
     rows = examples.rows
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    batches = list(_by_tokens(order, rows))
+    lengths = [len(row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: lengths[i])
+    batches = list(by_tokens(order, lengths, EVALUATION_TOKENS))
     outputs = workers.map(lambda batch: model.by_row([rows[i] for i in batch]), batches)
     found = {
         i: output
@@ -347,28 +270,3 @@ def _optimizer(trainable: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optim
 def _rate(step: int, steps: int, warmup: float) -> float:
     rising = warmup * steps
     return (step + 1) / rising if step < rising else max(0.0, (steps - step) / max(1.0, steps - rising))
-
-
-def _batches(lengths: Sequence[int], size: int, generator: random.Random) -> Iterator[list[int]]:
-    """A shuffled epoch in batches of nearly equal lengths, so that attention runs on few, full blocks."""
-    order = list(range(len(lengths)))
-    generator.shuffle(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), size * SORTED_BATCHES):
-        chunk = sorted(order[start : start + size * SORTED_BATCHES], key=lambda i: lengths[i])
-        batches.extend(chunk[i : i + size] for i in range(0, len(chunk), size))
-    generator.shuffle(batches)
-    yield from batches
-
-
-def _by_tokens(order: Sequence[int], rows: Sequence[TokenizedRow]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    tokens = 0
-    for i in order:
-        if batch and tokens + len(rows[i]) > EVALUATION_TOKENS:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(i)
-        tokens += len(rows[i])
-    if batch:
-        yield batch

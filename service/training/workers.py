@@ -3,12 +3,10 @@
 At the sizes of a training step two threads inside each kernel wait for each other a third of the time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Self, TypeVar
 
-import numpy as np
 import torch
 
 Item = TypeVar("Item")
@@ -35,11 +33,3 @@ class Workers:
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results in the order of the items. What one raises is raised here."""
         return list(self._pool.map(work, items))
-
-
-def shares(sizes: Sequence[int], count: int) -> list[slice]:
-    """Cuts a sequence into at most `count` neighbouring parts of nearly equal size in sum; none is empty."""
-    ends = np.cumsum(sizes)
-    middles = ends - np.array(sizes) / 2  # an item belongs where its middle lies
-    bounds = np.searchsorted(middles, ends[-1] * np.arange(count + 1) / count)
-    return [slice(int(a), int(b)) for a, b in pairwise(bounds) if a < b]

@@ -18,7 +18,8 @@ from service.errors import BadData, Diverged
 from service.tasks import KINDS, Floats
 from service.training.measure import measure_answers
 from service.training.run import Outcome, Plan, read_data, run
-from service.training.trainer import Set, decoded, prepare
+from service.training.sets import Set, prepare
+from service.training.trainer import decoded
 from tests.tiny import read_one
 from tests.training.conftest import RECIPE, Run
 from tests.training.toys import LABELS, TOYS, counting, sentiment, where, write_csv, write_jsonl

@@ -16,15 +16,14 @@ from service.errors import BadData
 from service.tasks import KINDS, Floats
 from service.training.measure import value_of
 from service.training.models import Model, start_tensors
+from service.training.recipe import Recipe
+from service.training.sets import Set, prepare
 from service.training.trainer import (
     Progress,
-    Recipe,
-    Set,
     Trained,
     _optimizer,
     decoded,
     finished,
-    prepare,
     raw_outputs,
     train,
 )

@@ -5,10 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service.training.workers import MOST, Workers, shares
+from service.training.workers import MOST, Workers
 
 
 @pytest.fixture
@@ -17,19 +15,6 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 6))
-def test_shares_cover_everything_once_in_order(sizes: list[int], count: int) -> None:
-    parts = shares(sizes, count)
-    assert 1 <= len(parts) <= count
-    assert [i for part in parts for i in range(len(sizes))[part]] == list(range(len(sizes)))
-    assert all(part.start < part.stop for part in parts)
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 6))
-def test_no_share_is_more_than_one_item_above_the_mean(sizes: list[int], count: int) -> None:
-    assert max(sum(sizes[part]) for part in shares(sizes, count)) <= sum(sizes) / count + max(sizes)
 
 
 def test_results_come_in_the_order_of_the_items(four_threads: None) -> None:
