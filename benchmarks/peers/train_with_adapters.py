@@ -1,6 +1,8 @@
 """Trains a Houlsby adapter with the `adapters` library's own loop; run by that library's environment, prints JSON.
 
-python train_with_adapters.py BASE TRAIN.jsonl TEST.jsonl EPOCHS BOTTLENECK LEARNING_RATE MAX_LENGTH SEED DTYPE
+python train_with_adapters.py BASE TRAIN.jsonl TEST.jsonl EPOCHS BOTTLENECK LEARNING_RATE MAX_LENGTH SEED [OPTION …]
+
+Options of the trainer, off as it comes: group_by_length, bf16.
 """
 
 import json
@@ -19,7 +21,7 @@ def read(path: str) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    base, train_path, test_path, epochs, bottleneck, rate, max_length, seed, dtype = sys.argv[1:]
+    base, train_path, test_path, epochs, bottleneck, rate, max_length, seed, *options = sys.argv[1:]
     set_seed(int(seed))
     train, test = read(train_path), read(test_path)
     labels = sorted({row["label"] for row in train})
@@ -44,13 +46,12 @@ def main() -> None:
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         warmup_ratio=0.1,
-        group_by_length=True,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
-        bf16=dtype == "bfloat16",
         seed=int(seed),
+        **dict.fromkeys(options, True),
     )
     trainer = AdapterTrainer(
         model=model,
