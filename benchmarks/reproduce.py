@@ -106,6 +106,9 @@ def train(run: Run, data: Path, work: Path) -> None:
         print(f"{run.name}: failed, see {out / 'log'}", flush=True)
         return
     report = json.loads(run.report.read_text())
+    for measured in report["measured"].values():
+        del measured["confusion"], measured["by_label"]  # hundreds of thousands of numbers where labels are many
+    run.report.write_text(json.dumps(report, indent=2) + "\n")
     print(f"{run.name}: {report['metric']} {report['test']:.4f} in {report['seconds']:.0f} s", flush=True)
 
 
