@@ -1,6 +1,6 @@
 """Threads that share a step: each computes some rows' part alone, in kernels of one thread.
 
-At the sizes of a training step two threads inside each kernel wait for each other a third of the time.
+A step is many small kernels, and threads inside each of them would wait for one another at its end.
 """
 
 from collections.abc import Callable, Iterable
