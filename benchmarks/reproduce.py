@@ -34,8 +34,8 @@ TOPS = (1, 2, 3, 4, 5)  # adapters in so many layers, from the last one down
 SCALES = range(-7, 1)
 SEEDS = dict.fromkeys(SMALL, (0, 1, 2))  # where chance weighs most; one seed elsewhere
 
-# One recipe a method for all tasks. The bottlenecks' rate and averaging come from a few trials of one seed on emotion and
-# stance, judged by validation; fine-tuning's rate was tried against its double there, and the rest was not searched.
+# One recipe a method for all tasks. The bottlenecks' rate and averaging come from a few trials of one seed on emotion
+# and stance, judged by validation; fine-tuning's rate was tried against its double there, the rest was not searched.
 BOTTLENECK = ("--epochs", "8", "--learning-rate", "2e-3")
 HOULSBY = ("--method", "houlsby", *BOTTLENECK)
 RECIPES: dict[str, tuple[str, ...]] = {

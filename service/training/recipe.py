@@ -23,7 +23,7 @@ class Recipe:
     dtype: torch.dtype = torch.bfloat16  # of the linear layers' maths; what is trained stays float32
 
 
-# Where to start by method: usual values, and for bottlenecks the best of a few trials on validation sets of short tasks.
+# Where to start by method: usual values; for bottlenecks, the best of a few trials on validation sets of short tasks.
 ADAPTER = Recipe(learning_rate=2e-3, averaging=8.0)
 RECIPES = {
     "houlsby": ADAPTER,
