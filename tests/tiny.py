@@ -23,6 +23,9 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     XLMRobertaConfig,
@@ -99,6 +102,13 @@ CONFIGS: dict[str, Any] = {
     "distilbert": partial(
         DistilBertConfig, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=MAX_LENGTH
     ),
+    "electra": partial(
+        ElectraConfig, **_SIZES, embedding_size=24, max_position_embeddings=MAX_LENGTH, type_vocab_size=2
+    ),
+    "mpnet": partial(MPNetConfig, **_SIZES, max_position_embeddings=MAX_LENGTH + 2),
+    "modernbert": partial(
+        ModernBertConfig, **_SIZES, max_position_embeddings=MAX_LENGTH, local_attention=12, pad_token_id=0
+    ),
 }
 BERT_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 ROBERTA_SPECIAL = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -110,7 +120,7 @@ def build_tiny(folder: Path, model_type: str = "bert", seed: int = 0, **config: 
     Args:
         config: fields of the config that shall differ.
     """
-    special = BERT_SPECIAL if model_type in ("bert", "distilbert") else ROBERTA_SPECIAL
+    special = ROBERTA_SPECIAL if model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_SPECIAL
     tokenizer = tiny_tokenizer(special)
     settings = CONFIGS[model_type](vocab_size=tokenizer.get_vocab_size(), initializer_range=0.2, **config)
     with torch.random.fork_rng():

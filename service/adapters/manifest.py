@@ -29,10 +29,11 @@ class BaseIdentity(Strict):
     inner_size: int = Field(ge=1, le=1_000_000, description="of the feed-forward sub-layer")
     layers: int = Field(ge=1, le=1000)
     heads: int = Field(ge=1, le=10_000)
+    gated: bool = Field(default=False, description="whether the feed-forward sub-layer has a gate")
 
     @property
     def dims(self) -> Dims:
-        return Dims(layers=self.layers, hidden=self.hidden_size, inner=self.inner_size, heads=self.heads)
+        return Dims(self.layers, self.hidden_size, self.inner_size, self.heads, self.gated)
 
 
 class TokenizerSettings(Strict):

@@ -9,28 +9,50 @@ from torch import Tensor
 
 from service.adapters.methods import Prefix
 from service.engine.packing import Block
+from service.engine.weights import Distances, Rotary
 
 
-def attend(qkv: Tensor, blocks: Sequence[Block], heads: int, prefix: Callable[[int], Prefix]) -> Tensor:
+def attend(
+    qkv: Tensor,
+    blocks: Sequence[Block],
+    heads: int,
+    prefix: Callable[[int], Prefix],
+    distances: Distances | None = None,
+) -> Tensor:
     """What the heads mix, [tokens, hidden], from queries, keys and values [tokens, 3·hidden] in the order of blocks.
 
     Args:
         prefix: a row's own keys and values, by the row's number; called where its block has some.
+        distances: what the scores gain by distance.
     """
-    if qkv.requires_grad and not any(block.prefix for block in blocks):
-        return _Training.apply(qkv, blocks, heads)  # type: ignore[no-any-return, no-untyped-call]
+    frozen = distances is None or not distances.added.requires_grad
+    if qkv.requires_grad and frozen and not any(block.prefix for block in blocks):
+        return _Training.apply(qkv, blocks, heads, distances)  # type: ignore[no-any-return, no-untyped-call]
     parts = []
     for block, part in zip(blocks, torch.split(qkv, [block.tokens for block in blocks]), strict=True):
         # In float32 always: a small share of the work, and torch's bfloat16 backward is many times slower on CPU.
         view = part.float().view(len(block.rows), block.length, 3, heads, -1)
         q, k, v = view.permute(2, 0, 3, 1, 4)  # [rows, heads, length, ·]
+        added = distances.among(block.length) if distances is not None else None
         if block.prefix:
             prefixes = [prefix(row) for row in block.rows]
             k = torch.cat([torch.stack([prefix.keys for prefix in prefixes]), k], dim=2)
             v = torch.cat([torch.stack([prefix.values for prefix in prefixes]), v], dim=2)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+            if added is not None:
+                added = F.pad(added, (block.prefix, 0))  # a prefix is equally near to all
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
         parts.append(mixed.transpose(1, 2).reshape(len(part), -1).to(qkv.dtype))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def rotate(qkv: Tensor, rotary: Rotary, positions: Tensor, heads: int) -> Tensor:
+    """Turns queries and keys [tokens, 3·hidden] by their positions [tokens]; values stay."""
+    view = qkv.view(len(qkv), 3, heads, -1)
+    turned = view[:, :2].float()
+    cos, sin = (table.index_select(0, positions)[:, None, None] for table in rotary)
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([turned.to(qkv.dtype), view[:, 2:]], dim=1).view(qkv.shape)
 
 
 class _Training(torch.autograd.Function):
@@ -41,12 +63,16 @@ class _Training(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, blocks: Sequence[Block], heads: int) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, blocks: Sequence[Block], heads: int, distances: Distances | None) -> Tensor:
         out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
         kept = []
         for block, part, mixed in _by_block(blocks, qkv, out):
             q, k, v = _split_heads(part, block, heads, 3)
-            shares = torch.softmax(_product(q, k.mT, q.shape[-1] ** -0.5), dim=-1)  # [rows·heads, length, length]
+            scores = _product(q, k.mT, q.shape[-1] ** -0.5)  # [rows·heads, length, length]
+            added = distances.among(block.length) if distances is not None else None
+            if added is not None:
+                scores.view(-1, heads, *added.shape[1:]).add_(added)
+            shares = torch.softmax(scores, dim=-1)
             _join_heads(torch.bmm(shares, v)[None], block, mixed)
             kept += [q, k, v, shares]
         ctx.save_for_backward(*kept)
@@ -54,7 +80,7 @@ class _Training(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         out = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
         kept = iter(ctx.saved_tensors)
         for block, part, found in _by_block(ctx.blocks, gradient, out):
@@ -67,7 +93,7 @@ class _Training(torch.autograd.Function):
             _product(by_score.mT, q, q.shape[-1] ** -0.5, out=parts[1])
             torch.bmm(shares.mT, mixed, out=parts[2])
             _join_heads(parts, block, found)
-        return out, None, None
+        return out, None, None, None
 
 
 def _by_block(blocks: Sequence[Block], *packed: Tensor) -> Iterator[tuple[Any, ...]]:

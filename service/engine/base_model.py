@@ -18,7 +18,8 @@ from torch import Tensor
 from service.adapters.manifest import BaseIdentity
 from service.adapters.methods import Dims, Norm
 from service.engine.architectures import ARCHITECTURES, Architecture
-from service.engine.weights import Embeddings, Layer, Linear, Weights
+from service.engine.positions import bucketed, rotary, windowed
+from service.engine.weights import Distances, Embeddings, Layer, Linear, Rotary, Weights
 from service.errors import BadBase
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -59,6 +60,7 @@ class BaseModel:
             inner_size=dims.inner,
             layers=dims.layers,
             heads=dims.heads,
+            gated=dims.gated,
         )
 
     @property
@@ -87,7 +89,7 @@ def load_base(name: str = DEFAULT_BASE, dtype: str = "float32") -> BaseModel:
         name=_display_name(name),
         fingerprint=_fingerprint(named, _arithmetic(architecture, config), tokenizer),
         dims=weights.dims,
-        max_length=len(weights.embeddings.position),
+        max_length=_positions(architecture, config),
         tokenizer=tokenizer,
         weights=weights.to(DTYPES[dtype]),
     )
@@ -161,6 +163,11 @@ def _architecture(config: Any, name: str) -> Architecture:
         )
     if getattr(config, "is_decoder", False):
         raise BadBase(f"base model {name} is a decoder; the engine runs encoders")
+    if architecture.rotations is not None:
+        try:
+            architecture.rotations(config)
+        except ValueError as error:
+            raise BadBase(f"base model {name} uses {error}; the engine does not know them") from error
     return architecture
 
 
@@ -168,15 +175,20 @@ def _named_weights(
     architecture: Architecture, config: Any, state: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
     """The weights that the engine uses, under our names: what the fingerprint covers."""
-    names = {"word": "embeddings.word_embeddings.weight", "position": "embeddings.position_embeddings.weight"}
-    if architecture.token_types:
-        names["type"] = "embeddings.token_type_embeddings.weight"
-    for part in ("weight", "bias"):
-        names[f"norm.{part}"] = f"embeddings.LayerNorm.{part}"
-        for index in range(getattr(config, architecture.config.layers)):
-            prefix = architecture.layer.format(index)
-            for ours, theirs in vars(architecture.names).items():
-                names[f"{index}.{ours}.{part}"] = f"{prefix}.{theirs}.{part}"
+    tables = {"word": architecture.word, "position": architecture.position, "type": architecture.type}
+    names = {ours: f"{theirs}.weight" for ours, theirs in tables.items() if theirs is not None}
+    if architecture.buckets is not None:
+        names["buckets"] = f"{architecture.buckets}.weight"
+    layers = getattr(config, architecture.config.layers)
+    found = {"norm": architecture.norm}
+    for index in range(layers):
+        found.update({f"{index}.{ours}": theirs for ours, theirs in architecture.layer_names(index, layers).items()})
+    if architecture.project is not None and f"{architecture.project}.weight" in state:
+        found["project"] = architecture.project
+    for ours, theirs in found.items():
+        names[f"{ours}.weight"] = f"{theirs}.weight"
+        if architecture.biased or f"{theirs}.bias" in state:
+            names[f"{ours}.bias"] = f"{theirs}.bias"
     for theirs in names.values():
         if theirs not in state:
             raise BadBase(f"base model {name}: the checkpoint has no weight {theirs}")
@@ -185,45 +197,79 @@ def _named_weights(
 
 def _build(architecture: Architecture, config: Any, named: Mapping[str, Tensor], name: str) -> Weights:
     def linear(*parts: str) -> Linear:
-        return Linear(*(torch.cat([named[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias")))
+        weight = torch.cat([named[f"{part}.weight"] for part in parts])
+        biases = [named[f"{part}.bias"] for part in parts if f"{part}.bias" in named]
+        return Linear(weight, torch.cat(biases) if biases else None)
 
     def norm(part: str) -> Norm:
-        return Norm(named[f"{part}.weight"].clone(), named[f"{part}.bias"].clone())
+        gain = named[f"{part}.weight"].clone()
+        return Norm(gain, named[f"{part}.bias"].clone() if f"{part}.bias" in named else torch.zeros_like(gain))
 
     names = architecture.config
-    heads = getattr(config, names.heads)
-    if getattr(config, names.hidden) % heads:
-        raise BadBase(f"base model {name}: {heads} heads do not divide its hidden size {getattr(config, names.hidden)}")
-    first = _first(architecture, config)
+    hidden, heads = getattr(config, names.hidden), getattr(config, names.heads)
+    if hidden % heads:
+        raise BadBase(f"base model {name}: {heads} heads do not divide its hidden size {hidden}")
+    positions = _positions(architecture, config)
+    rotary, distances = _by_layer(architecture, config, named, positions, hidden // heads)
     return Weights(
         embeddings=Embeddings(
             word=named["word"].clone(),
-            position=named["position"][first:].clone(),
-            type=named["type"].clone() if architecture.token_types else None,
+            position=named["position"][_first(architecture, config) :].clone() if "position" in named else None,
+            type=named["type"].clone() if "type" in named else None,
             norm=norm("norm"),
+            project=linear("project") if "project.weight" in named else None,
         ),
         layers=tuple(
             Layer(
-                qkv=linear(f"{index}.query", f"{index}.key", f"{index}.value"),
+                qkv=linear(*(f"{index}.{part}" for part in architecture.names.parts)),
                 attention_out=linear(f"{index}.attention_out"),
                 attention_norm=norm(f"{index}.attention_norm"),
                 ffn_in=linear(f"{index}.ffn_in"),
                 ffn_out=linear(f"{index}.ffn_out"),
                 ffn_norm=norm(f"{index}.ffn_norm"),
+                rotary=rotary[index],
+                distances=distances[index],
             )
             for index in range(getattr(config, names.layers))
         ),
         heads=heads,
         norm_eps=_eps(architecture, config),
         activation=ACTIVATIONS[getattr(config, names.activation)],
+        norm_first=architecture.norm_first,
+        gated=architecture.gated,
     )
+
+
+def _by_layer(
+    architecture: Architecture, config: Any, named: Mapping[str, Tensor], positions: int, size: int
+) -> tuple[list[Rotary | None], list[Distances | None]]:
+    """How the layers tell positions apart, besides by what is embedded; layers that do it alike share it."""
+    layers = getattr(config, architecture.config.layers)
+    if "buckets" in named:
+        return [None] * layers, [bucketed(named["buckets"], positions)] * layers
+    if architecture.rotations is None:
+        return [None] * layers, [None] * layers
+    rotations = architecture.rotations(config)
+    turned = {theta: rotary(theta, positions, size) for theta, _ in rotations}
+    windows = {window: windowed(window, positions) for _, window in rotations if window is not None}
+    return [turned[theta] for theta, _ in rotations], [
+        windows[window] if window is not None else None for _, window in rotations
+    ]
+
+
+def _positions(architecture: Architecture, config: Any) -> int:
+    """How many tokens a row may have."""
+    return int(config.max_position_embeddings) - _first(architecture, config)
 
 
 def _arithmetic(architecture: Architecture, config: Any) -> str:
     """What decides the base's answers beside its numbers: equal weights with other heads are another base."""
     names = architecture.config
     heads, activation = getattr(config, names.heads), getattr(config, names.activation)
-    return f"heads {heads}, activation {activation}, eps {_eps(architecture, config)!r}, {_first(architecture, config)}"
+    said = f"heads {heads}, activation {activation}, eps {_eps(architecture, config)!r}, {_first(architecture, config)}"
+    if architecture.rotations is not None:
+        said += f", {[tuple(rotation) for rotation in architecture.rotations(config)]}"
+    return said
 
 
 def _eps(architecture: Architecture, config: Any) -> float:
@@ -233,7 +279,8 @@ def _eps(architecture: Architecture, config: Any) -> float:
 
 def _first(architecture: Architecture, config: Any) -> int:
     """The row of the position table that a text's first token takes."""
-    return int(config.pad_token_id) + 1 if architecture.positions_after_padding else 0
+    first = architecture.first_position
+    return int(config.pad_token_id) + 1 if first is None else first
 
 
 def _fingerprint(named: Mapping[str, Tensor], arithmetic: str, tokenizer: Tokenizer) -> str:

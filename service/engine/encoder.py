@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from service.adapters.methods import Adaptation, Norm, Place, Prefix, Site
-from service.engine.attention import attend
+from service.engine.attention import attend, rotate
 from service.engine.packing import Packed
 from service.engine.weights import Embeddings, Layer, Linear, Weights
 
@@ -37,18 +37,22 @@ def encode(
     if after_embedding is not None:
         x = after_embedding(x)
     x = x.to(weights.dtype)
+    stream = x  # what sub-layers add to; `x` is what they read
     for index, layer in enumerate(weights.layers):
         run = _Layer(index, layer, weights, batch, groups)
-        x = run.close("attention", x, run.linear("attention_out", run.attend(run.linear("qkv", x))))
-        x = run.close("ffn", x, run.linear("ffn_out", weights.activation(run.linear("ffn_in", x))))
+        stream, x = run.close("attention", stream, x, run.linear("attention_out", run.attend(run.linear("qkv", x))))
+        stream, x = run.close("ffn", stream, x, run.linear("ffn_out", weights.widen(run.linear("ffn_in", x))))
     return x
 
 
 def _embed(embeddings: Embeddings, batch: Packed, eps: float) -> Tensor:
-    x = F.embedding(batch.ids, embeddings.word) + F.embedding(batch.positions, embeddings.position)
+    x = F.embedding(batch.ids, embeddings.word)
+    if embeddings.position is not None:
+        x = x + F.embedding(batch.positions, embeddings.position)
     if embeddings.type is not None:
         x = x + F.embedding(batch.types, embeddings.type)
-    return _normalise(x, embeddings.norm, eps)
+    x = _normalise(x, embeddings.norm, eps)
+    return x if embeddings.project is None else embeddings.project(x)
 
 
 class _Layer(NamedTuple):
@@ -70,22 +74,27 @@ class _Layer(NamedTuple):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Self-attention within each row, [tokens, hidden]."""
-        batch, heads = self.batch, self.weights.heads
+        batch = self.batch
+        if self.layer.rotary is not None:
+            qkv = rotate(qkv, self.layer.rotary, batch.positions, self.weights.heads)
         if batch.in_blocks:
-            return attend(qkv, batch.blocks, heads, self._prefix)
-        mixed = attend(qkv.index_select(0, batch.by_block), batch.blocks, heads, self._prefix)
-        return mixed.index_select(0, batch.restore)
+            return self._attend(qkv)
+        return self._attend(qkv.index_select(0, batch.by_block)).index_select(0, batch.restore)
 
-    def close(self, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
-        """Ends a sub-layer: adapter, residual, LayerNorm; each group's tokens with their own."""
+    def close(self, place: Place, stream: Tensor, entered: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Ends a sub-layer: adapter, residual, LayerNorm; each group's tokens with their own.
+
+        Returns:
+            (what the next sub-layer adds to, what it reads)
+        """
         own = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
-        parts = []
-        for (_, _, adaptation), (before, after) in self._by_group(residual, projected):
-            changed = adaptation.after_projection(self.number, place, before, after)
-            parts.append(
-                _normalise(changed.add_(before), adaptation.norm(self.number, place, own), self.weights.norm_eps)
-            )
-        return _joined(parts)
+        sums, parts = [], []
+        for (_, _, adaptation), (before, read, after) in self._by_group(stream, entered, projected):
+            changed = adaptation.after_projection(self.number, place, read, after).add_(before)
+            sums.append(changed)
+            parts.append(_normalise(changed, adaptation.norm(self.number, place, own), self.weights.norm_eps))
+        x = _joined(parts)
+        return _joined(sums) if self.weights.norm_first else x, x
 
     def _by_group(self, *packed: Tensor) -> Iterator[tuple[Group, Sequence[Tensor]]]:
         """Each group with its tokens of every tensor [tokens, ·].
@@ -97,6 +106,9 @@ class _Layer(NamedTuple):
             return
         for group in self.groups:
             yield group, [tensor[group.tokens] for tensor in packed]
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        return attend(qkv, self.batch.blocks, self.weights.heads, self._prefix, self.layer.distances)
 
     def _prefix(self, row: int) -> Prefix:
         adaptation = next(group.adaptation for group in self.groups if group.rows.start <= row < group.rows.stop)

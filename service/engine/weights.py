@@ -12,29 +12,58 @@ from service.adapters.methods import Dims, Norm, Place
 
 class Linear(NamedTuple):
     weight: Tensor  # [out, in]
-    bias: Tensor  # [out]
+    bias: Tensor | None  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
     def to(self, dtype: torch.dtype) -> "Linear":
-        return Linear(self.weight.to(dtype), self.bias.to(dtype))
+        return Linear(self.weight.to(dtype), self.bias.to(dtype) if self.bias is not None else None)
 
 
 class Embeddings(NamedTuple):
-    word: Tensor  # [vocabulary, hidden]
-    position: Tensor  # [positions, hidden], from a row's first token on
-    type: Tensor | None  # [types, hidden]
+    """Of `size` numbers each; most often as many as hidden."""
+
+    word: Tensor  # [vocabulary, size]
+    position: Tensor | None  # [positions, size], from a row's first token on
+    type: Tensor | None  # [types, size]
     norm: Norm
+    project: Linear | None = None  # from size to hidden
+
+
+class Rotary(NamedTuple):
+    """Positions as angles by which pairs of numbers in queries and keys are turned (Su et al. 2021, arXiv 2104.09864).
+
+    The first half of a head's numbers is paired with the second.
+    """
+
+    cos: Tensor  # [positions, hidden / heads]
+    sin: Tensor  # [positions, hidden / heads]
+
+
+class Distances(NamedTuple):
+    """What is added to the score of a key by how far it stands from the query."""
+
+    added: Tensor  # [heads or 1, 2·positions - 1]; distance 0 in the middle, keys behind the query after it
+    free: int  # rows up to this length need nothing added
+
+    def among(self, length: int) -> Tensor | None:
+        """[heads or 1, length queries, length keys]."""
+        if length <= self.free:
+            return None
+        middle = self.added.shape[1] // 2
+        return self.added[:, middle - length + 1 : middle + length].unfold(1, length, 1).flip(1)
 
 
 class Layer(NamedTuple):
     qkv: Linear  # query, key and value, one under the other: [3·hidden, hidden]
     attention_out: Linear
     attention_norm: Norm
-    ffn_in: Linear
+    ffn_in: Linear  # [inner, hidden]; with a gate [2·inner, hidden], the gate below
     ffn_out: Linear
     ffn_norm: Norm
+    rotary: Rotary | None = None  # one for all layers that turn alike
+    distances: Distances | None = None
 
 
 class Weights(NamedTuple):
@@ -43,6 +72,8 @@ class Weights(NamedTuple):
     heads: int
     norm_eps: float
     activation: Callable[[Tensor], Tensor]
+    norm_first: bool = False  # sub-layers read normalised vectors, and add to the plain ones
+    gated: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         yield from _leaves((self.embeddings, self.layers))
@@ -67,8 +98,15 @@ class Weights(NamedTuple):
 
     @property
     def dims(self) -> Dims:
-        inner, hidden = self.layers[0].ffn_in.weight.shape
-        return Dims(layers=len(self.layers), hidden=hidden, inner=inner, heads=self.heads)
+        hidden, inner = self.layers[0].ffn_out.weight.shape
+        return Dims(len(self.layers), hidden, inner, self.heads, self.gated)
+
+    def widen(self, wide: Tensor) -> Tensor:
+        """Between the linear layers of the feed-forward sub-layer: [tokens, ffn_in] → [tokens, inner]."""
+        if not self.gated:
+            return self.activation(wide)
+        inner, gate = wide.chunk(2, dim=-1)
+        return self.activation(inner) * gate
 
     def norms(self) -> dict[tuple[int, Place], Norm]:
         """Every layer's two LayerNorms, by layer and place."""

@@ -147,8 +147,8 @@ class Dropping(Adaptation):
     def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
         return self._inner.after_linear(layer, site, entered, left)
 
-    def after_projection(self, layer: int, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
-        return self._inner.after_projection(layer, place, residual, self._drop(projected))
+    def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
+        return self._inner.after_projection(layer, place, entered, self._drop(projected))
 
     def norm(self, layer: int, place: Place, own: Norm) -> Norm:
         return self._inner.norm(layer, place, own)

@@ -125,6 +125,7 @@ def _paper(base: BaseModel, v: dict[str, Tensor]) -> Tensor:
     """Figure 2, left, for one row of random tokens: adapter, residual, then the task's LayerNorm."""
     w, row = base.weights, random_row(17)
     assert w.embeddings.type is not None
+    assert w.embeddings.position is not None
     x = w.embeddings.word[row.ids] + w.embeddings.position[: len(row)] + w.embeddings.type[row.types]
     x = F.layer_norm(x, (32,), *w.embeddings.norm, w.norm_eps)
     for index, layer in enumerate(w.layers):

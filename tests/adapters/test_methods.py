@@ -305,6 +305,7 @@ def _by_hand(base: BaseModel, v: Mapping[str, Tensor], method: AnyMethod) -> Ten
     """One row of random tokens through the encoder, with whatever `v` holds at its place."""
     w, row, n = base.weights, random_row(17), 17
     assert w.embeddings.type is not None
+    assert w.embeddings.position is not None
     x = w.embeddings.word[row.ids] + w.embeddings.position[:n] + w.embeddings.type[row.types]
     x = F.layer_norm(x, (32,), *w.embeddings.norm, w.norm_eps)
     for index, layer in enumerate(w.layers):

@@ -150,3 +150,20 @@ def test_an_equal_shape_is_not_an_equal_base(tiny_base: BaseModel, tmp_path: Pat
     other = load_base(str(build_tiny(tmp_path, seed=1)))
     assert other.dims == tiny_base.dims
     assert other.fingerprint != tiny_base.fingerprint
+
+
+def test_positions_of_a_type_that_is_not_known_are_refused(tmp_path: Path) -> None:
+    folder = build_tiny(tmp_path, "modernbert")
+    kinds = {
+        kind: {"rope_type": "linear", "rope_theta": 10_000, "factor": 2.0}
+        for kind in ("full_attention", "sliding_attention")
+    }
+    _config(rope_parameters=kinds)(folder)
+    with pytest.raises(BadBase, match="uses rotary positions of type linear"):
+        load_base(str(folder))
+
+
+def test_another_window_makes_another_base(tmp_path: Path) -> None:
+    one = load_base(str(build_tiny(tmp_path / "one", "modernbert")))
+    other = load_base(str(build_tiny(tmp_path / "other", "modernbert", local_attention=8)))
+    assert one.fingerprint != other.fingerprint

@@ -24,6 +24,12 @@ class Dims(NamedTuple):
     hidden: int
     inner: int  # of the feed-forward sub-layer
     heads: int
+    gated: bool = False  # whether that sub-layer first makes a gate as wide as `inner` too
+
+    @property
+    def ffn_in(self) -> int:
+        """How many numbers the first linear layer of the feed-forward sub-layer puts out."""
+        return 2 * self.inner if self.gated else self.inner
 
 
 class Norm(NamedTuple):
@@ -53,15 +59,15 @@ class Adaptation:
         """Changes what a linear layer made of `entered` [tokens, in] into `left` [tokens, out]."""
         return left
 
-    def after_projection(self, layer: int, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
-        """Changes a sub-layer's output [tokens, hidden] before the residual, the sub-layer's input, is added.
+    def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
+        """Changes what a sub-layer made of `entered` [tokens, hidden], before the residual is added.
 
-        May give back `projected` itself, but not `residual`: the sum is written over what comes back.
+        May give back `projected` itself, but not `entered`: the sum is written over what comes back.
         """
         return projected
 
     def norm(self, layer: int, place: Place, own: Norm) -> Norm:
-        """The LayerNorm that ends the sub-layer: the base's `own`, or the task's."""
+        """The LayerNorm that follows the sub-layer: the base's `own`, or the task's."""
         return own
 
     def prefix(self, layer: int) -> Prefix:

@@ -57,13 +57,13 @@ class BottleneckAdaptation(LayeredAdaptation):
         self._blocks = blocks
         self._activation = activation
 
-    def after_projection(self, layer: int, place: Place, residual: Tensor, projected: Tensor) -> Tensor:
+    def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
         block = self._blocks.get((layer, place))
         if block is None:
             return projected
-        return self._run(block, self._input(residual, projected)).add_(projected)
+        return self._run(block, self._input(entered, projected)).add_(projected)
 
-    def _input(self, residual: Tensor, projected: Tensor) -> Tensor:
+    def _input(self, entered: Tensor, projected: Tensor) -> Tensor:
         return projected
 
     def _run(self, block: Bottleneck, x: Tensor) -> Tensor:
@@ -78,8 +78,8 @@ class BottleneckAdaptation(LayeredAdaptation):
 class ParallelAdaptation(BottleneckAdaptation):
     """Side by side: the bottleneck reads what the sub-layer reads."""
 
-    def _input(self, residual: Tensor, projected: Tensor) -> Tensor:
-        return residual
+    def _input(self, entered: Tensor, projected: Tensor) -> Tensor:
+        return entered
 
 
 class BottleneckMethod(LayeredMethod):

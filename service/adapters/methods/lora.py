@@ -64,7 +64,7 @@ class Lora(LayeredMethod):
     def layer_shapes(self, dims: Dims) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {}
         for target in self.targets:
-            wide = {"ffn_in": (dims.hidden, dims.inner), "ffn_out": (dims.inner, dims.hidden)}
+            wide = {"ffn_in": (dims.hidden, dims.ffn_in), "ffn_out": (dims.inner, dims.hidden)}
             into, out = wide.get(target, (dims.hidden, dims.hidden))
             shapes[f"{target}.down.weight"] = (self.rank, into)
             shapes[f"{target}.up.weight"] = (out, self.rank)
