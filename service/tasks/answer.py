@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.adapters.manifest import Calibration, Manifest
 from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Labelled, Prediction, spans_of
+from service.tasks.calibration import fit_temperature
 from service.tasks.reading import Reading, TokenizedRow
 
 MAX_TOKENS = 40  # of an answer
@@ -37,9 +38,8 @@ class AnswerKind(Kind):
     def decode(
         self, manifest: Manifest, reading: Reading, raw: Sequence[Floats], top_k: int | None = None
     ) -> Prediction:
-        scores = [_log_scores(row, part) for row, part in zip(reading.rows, raw, strict=True)]
-        found = [_best_span(row, part) for row, part in zip(reading.rows, scores, strict=True)]
-        best, start, end = max(found)
+        scores = _log_scores(manifest, reading, raw)
+        best, start, end = _best_answer(reading, scores)
         none = min(float(part[NONE].sum()) for part in scores)
         margin = manifest.calibration.none_margin
         outputs = np.exp(np.concatenate([part.reshape(-1) for part in scores]))
@@ -60,27 +60,32 @@ class AnswerKind(Kind):
         wanted = torch.stack(list(targets))  # [rows, 2]
         return F.cross_entropy(padded.transpose(1, 2).reshape(-1, padded.shape[1]), wanted.reshape(-1))
 
-    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled) -> Calibration:
-        """When to give no answer: the margin that serves the validation set best, if it has questions without one."""
-        if all(labelled.labels):
-            return manifest.calibration.model_copy(update={"none_margin": None})
-        margins, tallies = [], []
-        answering = manifest.model_copy(
-            update={"calibration": manifest.calibration.model_copy(update={"none_margin": None})}
+    def calibrate(
+        self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str
+    ) -> Calibration:
+        """How sure answers are, and when to give none: the margin that serves the validation set best.
+
+        Without a question in it that has no answer, none is ever given.
+        """
+        calibration = manifest.calibration.model_copy(
+            update={"temperature": _temperature(raw, labelled), "none_margin": None}
         )
+        if all(labelled.labels):
+            return calibration
+        margins, tallies = [], []
+        answering = manifest.model_copy(update={"calibration": calibration})
         for reading, rows, label in zip(labelled.readings, raw, labelled.labels, strict=True):
-            scores = [_log_scores(row, part) for row, part in zip(reading.rows, rows, strict=True)]
-            best = max(_best_span(row, part) for row, part in zip(reading.rows, scores, strict=True))[0]
-            margins.append(min(float(part[NONE].sum()) for part in scores) - best)
+            scores = _log_scores(answering, reading, rows)
+            margins.append(min(float(part[NONE].sum()) for part in scores) - _best_answer(reading, scores)[0])
             answer = self.decode(answering, reading, rows).answer
-            tallies.append(self.tally(manifest, answer, label)[0] - (not label))
+            tallies.append(self.tally(manifest, answer, label)[METRICS.index(metric)] - (not label))
         # Answering gains tally − (1 if there is none); in the order of margins, the best place to stop is a sum's peak.
         order = np.argsort(margins)
         stop = int(np.concatenate([[0.0], np.cumsum(np.array(tallies)[order])]).argmax())
         ranked = np.clip(np.array(margins)[order], -1e6, 1e6)
         between = np.concatenate([[ranked[0] - 1], (ranked[:-1] + ranked[1:]) / 2, [ranked[-1] + 1]])
         margin = float(np.clip(between[stop], -1e6, 1e6))
-        return manifest.calibration.model_copy(update={"none_margin": margin})
+        return calibration.model_copy(update={"none_margin": margin})
 
     def tally(self, manifest: Manifest, answer: Answer, label: Label) -> Sequence[float]:
         right = [span.label for span in spans_of(label)]
@@ -96,14 +101,40 @@ class AnswerKind(Kind):
         return float(tallies[:, METRICS.index(metric)].mean())
 
 
-def _log_scores(row: TokenizedRow, logits: Floats) -> Floats:
-    """Log-probabilities [tokens, 2] of start and end, over the passage's tokens and the one that means none."""
+def _temperature(raw: Sequence[Sequence[Floats]], labelled: Labelled) -> float:
+    """Start and end of every window are a choice among its tokens."""
+    logits: list[Floats] = []
+    right: list[int] = []
+    for reading, rows, label in zip(labelled.readings, raw, labelled.labels, strict=True):
+        for row, part in zip(reading.rows, rows, strict=True):
+            logits += list(_possible(row, part).T)
+            right += _place(reading, row, label)
+    longest = max(map(len, logits))
+    padded = np.stack([np.pad(one, (0, longest - len(one)), constant_values=-np.inf) for one in logits])
+    return fit_temperature(padded, np.array(right))
+
+
+def _possible(row: TokenizedRow, logits: Floats) -> Floats:
+    """Logits [tokens, 2] with -inf where nothing can start or end: not the passage, and not the token for none."""
     assert row.words is not None
     allowed = row.words >= 0
     allowed[NONE] = True
-    kept = np.where(allowed[:, None], logits, -np.inf)
-    top = kept.max(axis=0)
-    return kept - top - np.log(np.exp(kept - top).sum(axis=0))  # type: ignore[no-any-return]
+    return np.where(allowed[:, None], logits, np.float32(-np.inf))
+
+
+def _log_scores(manifest: Manifest, reading: Reading, raw: Sequence[Floats]) -> list[Floats]:
+    """Log-probabilities [tokens, 2] of start and end, by window."""
+    scores = []
+    for row, logits in zip(reading.rows, raw, strict=True):
+        kept = _possible(row, logits) / manifest.calibration.temperature
+        top = kept.max(axis=0)
+        scores.append(kept - top - np.log(np.exp(kept - top).sum(axis=0)))
+    return scores
+
+
+def _best_answer(reading: Reading, scores: Sequence[Floats]) -> tuple[float, int, int]:
+    """The likeliest of all windows."""
+    return max(_best_span(row, part) for row, part in zip(reading.rows, scores, strict=True))
 
 
 def _best_span(row: TokenizedRow, scores: Floats) -> tuple[float, int, int]:

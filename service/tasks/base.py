@@ -95,8 +95,19 @@ class Kind(ABC):
         """The mean loss of a batch; `outputs` as `outputs` gives them, `targets` by row."""
         raise NotImplementedError(f"kind {self.name} is not trained")
 
-    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: "Labelled") -> Calibration:
-        """Fits what lies between raw outputs and answers to a validation set. The default leaves it as it is."""
+    def judged(self, targets: Sequence[Tensor]) -> int:
+        """How many judgements the loss of these targets is the mean of."""
+        return len(targets)
+
+    def calibrate(
+        self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: "Labelled", metric: str
+    ) -> Calibration:
+        """Fits what lies between raw outputs and answers to a validation set. The default leaves it as it is.
+
+        Args:
+            raw: by reading and row.
+            metric: what thresholds shall serve best.
+        """
         return manifest.calibration
 
     # What a kind that is measured has besides. Only answers count, so a file and a service are measured alike.

@@ -40,7 +40,9 @@ class Classification(Kind):
     def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
         return F.cross_entropy(outputs, torch.stack(list(targets)))
 
-    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled) -> Calibration:
+    def calibrate(
+        self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str
+    ) -> Calibration:
         right = np.array([manifest.labels.index(str(label)) for label in labelled.labels])
         temperature = fit_temperature(np.stack([rows[0] for rows in raw]), right)
         return manifest.calibration.model_copy(update={"temperature": temperature})

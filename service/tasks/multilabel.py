@@ -46,15 +46,20 @@ class Multilabel(Kind):
     def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, torch.stack(list(targets)))
 
-    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled) -> Calibration:
+    def calibrate(
+        self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str
+    ) -> Calibration:
         logits = np.stack([rows[0] for rows in raw])
         right = np.stack([_flags(manifest, label) for label in labelled.labels])
         temperature = fit_sigmoid_temperature(logits, right)
         scores = sigmoid(logits / np.float32(temperature))
-        threshold = max(THRESHOLDS, key=lambda t: (micro_f1(_counted(scores >= t, right)), -abs(t - 0.5)))
-        return manifest.calibration.model_copy(
-            update={"temperature": temperature, "threshold": round(float(threshold), 4)}
-        )
+
+        def worth(threshold: float) -> tuple[float, float]:
+            value = self.figure(manifest, metric, _counted(scores >= threshold, right)[None])
+            return value, -abs(threshold - 0.5)
+
+        threshold = max(THRESHOLDS.tolist(), key=worth)
+        return manifest.calibration.model_copy(update={"temperature": temperature, "threshold": round(threshold, 4)})
 
     def tally(self, manifest: Manifest, answer: Answer, label: Label) -> Sequence[float]:
         found = _flags(manifest, tuple(one["label"] for one in answer["labels"])) > 0

@@ -63,9 +63,15 @@ class Tagging(Kind):
         return [torch.from_numpy(_tags(manifest, reading.rows[0], label))]
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, torch.cat(list(targets)), ignore_index=IGNORED)
+        wrong = F.cross_entropy(outputs, torch.cat(list(targets)), ignore_index=IGNORED, reduction="sum")
+        return wrong / max(1, self.judged(targets))  # a text may be without a word
 
-    def calibrate(self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled) -> Calibration:
+    def judged(self, targets: Sequence[Tensor]) -> int:
+        return sum(int((tags != IGNORED).sum()) for tags in targets)
+
+    def calibrate(
+        self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str
+    ) -> Calibration:
         tags = np.concatenate(
             [_tags(manifest, reading.rows[0], label) for reading, label in zip(*labelled, strict=True)]
         )

@@ -20,11 +20,16 @@ def render(report: dict[str, Any]) -> str:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     final = report["measured"].get("test") or report["measured"]["validation"]
     page = environment.get_template("report.html")
-    return page.render(report=report, final=final, curve=_curve(report["curve"]), shades=_shades(final["confusion"]))
+    return page.render(
+        report=report,
+        final=final,
+        curve=_curve(report["curve"], report["best_epoch"]),
+        shades=_shades(final["confusion"]),
+    )
 
 
-def _curve(values: Sequence[float]) -> dict[str, Any]:
-    """Points of the learning curve in a picture's pixels, the axis' ends, and where the best epoch lies."""
+def _curve(values: Sequence[float], best: int) -> dict[str, Any]:
+    """Points of the learning curve in a picture's pixels, the axis' ends, and where the kept epoch, `best`, lies."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     right, down = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
@@ -40,7 +45,7 @@ def _curve(values: Sequence[float]) -> dict[str, Any]:
         "line": " ".join(f"{x},{y}" for x, y in points),
         "low": low,
         "high": high,
-        "best": points[values.index(high)],
+        "best": points[best - 1],
         "width": WIDTH,
         "height": HEIGHT,
         "margin": MARGIN,

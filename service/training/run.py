@@ -150,7 +150,7 @@ def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs
         except Diverged:
             if number == len(recipes) and not tried:  # of several rates, one too many only loses
                 raise
-    recipe, trained = max(tried, key=lambda one: one[1].value)
+    recipe, trained = max(tried, key=lambda one: one[1].worth)
     outcome = _finish(base, plan, manifest, recipe, trained, (training, validation, test), metric)
     outcome.report.update(_costs(base, recipe, tried, len(data.training), outcome.file, perf_counter() - started))
     for recipe, _ in tried:
@@ -252,7 +252,7 @@ def _finish(
     model = finished(base, manifest, trained)
     with Workers() as workers:
         raw, raw_test = raw_outputs(model, validation, workers), raw_outputs(model, test, workers)
-    calibration = kind_of(manifest).calibrate(manifest, raw, validation.labelled)
+    calibration = kind_of(manifest).calibrate(manifest, raw, validation.labelled, metric)
     manifest = manifest.model_copy(update={"calibration": calibration})
     on_validation = measure_answers(manifest, decoded(manifest, validation, raw), validation.labels, metric)
     on_test = None

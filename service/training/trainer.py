@@ -41,16 +41,28 @@ class Progress(NamedTuple):
     value: float | None
 
 
+class Worth(NamedTuple):
+    """By which epochs and trainings are chosen: the validation set's metric and, where that is equal, its loss."""
+
+    value: float
+    negative_loss: float
+
+
 @dataclass(frozen=True)
 class Trained:
     """The best epoch's weights."""
 
     tensors: dict[str, Tensor]  # the adapter's, by name; float32
-    value: float  # the metric on the validation set
+    worth: Worth
     epoch: int
     curve: list[float] = field(default_factory=list)  # the metric after each epoch
     trainable: int = 0  # parameters that were trained
     weights: Weights | None = None  # the base's, where it was trained too
+
+    @property
+    def value(self) -> float:
+        """The metric on the validation set."""
+        return self.worth.value
 
 
 def train(
@@ -100,13 +112,14 @@ class _Training:
         workers: Workers,
     ) -> None:
         self._model, self._manifest, self._recipe, self._metric = model, manifest, recipe, metric
+        self._kind = kind_of(manifest)
         self._training, self._validation, self._workers = training, validation, workers
         self._lengths = [len(row) for row in training.rows]
         self._trainable = model.trainable()
         self._optimizer = _optimizer(self._trainable, recipe)
         self._steps = recipe.epochs * math.ceil(len(training.rows) / recipe.batch_size)
         self._step = 0
-        self._curve: list[float] = []
+        self._judged: list[Worth] = []  # by epoch
         self._best: list[Tensor] = []
         self._best_epoch = 0
         self._average = (
@@ -116,25 +129,27 @@ class _Training:
     def run(self, report: Callable[[Progress], None], checkpoint: Checkpoint | None) -> Trained:
         if checkpoint is not None:
             self._restore(checkpoint)
-        while len(self._curve) < self._recipe.epochs and not self._stale():
-            epoch = len(self._curve) + 1
+        while len(self._judged) < self._recipe.epochs and not self._stale():
+            epoch = len(self._judged) + 1
             loss = self._epoch(epoch, report)
             if not math.isfinite(loss):
                 break  # nothing good can follow; what was best stays
             self._judge(epoch)
             if checkpoint is not None:
                 self._keep(checkpoint)
-            report(Progress(epoch, self._step, self._steps, loss, self._curve[-1]))
+            report(Progress(epoch, self._step, self._steps, loss, self._judged[-1].value))
         if not self._best:
             rate = self._recipe.learning_rate
             raise Diverged(f"the loss left all bounds at learning rate {rate:g}; try a smaller one")
         self._put(self._best)
         tensors, weights = self._model.snapshot()
         trained = sum(parameter.numel() for parameter in self._trainable)
-        return Trained(tensors, self._curve[self._best_epoch - 1], self._best_epoch, self._curve, trained, weights)
+        worth, curve = self._judged[self._best_epoch - 1], [one.value for one in self._judged]
+        return Trained(tensors, worth, self._best_epoch, curve, trained, weights)
 
     def _epoch(self, epoch: int, report: Callable[[Progress], None]) -> float:
-        recipe, loss = self._recipe, math.nan
+        """Returns the mean loss of the epoch's rows."""
+        recipe, total = self._recipe, 0.0
         for batch in shuffled(self._lengths, recipe.batch_size, random.Random(f"{recipe.seed}/{epoch}")):
             for group in self._optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(self._step, self._steps, recipe.warmup)
@@ -143,8 +158,9 @@ class _Training:
             self._optimizer.step()
             self._step += 1
             self._follow()
+            total += loss * len(batch)
             report(Progress(epoch, self._step, self._steps, loss, None))
-        return loss
+        return total / len(self._lengths)
 
     def _gradients(self, batch: list[int]) -> float:
         """Leaves the gradient of the batch's mean loss in the parameters, and returns the loss."""
@@ -152,7 +168,8 @@ class _Training:
         parts = [batch[part] for part in shares([self._lengths[i] for i in batch], count)]
         seeds = [int(torch.randint(2**62, ())) for _ in parts]
         found = self._workers.map(self._part, zip(parts, seeds, strict=True))
-        weights = [len(part) / len(batch) for part in parts]
+        judged = [self._kind.judged([self._training.targets[i] for i in part]) for part in parts]
+        weights = [count / max(1, sum(judged)) for count in judged]
         for parameter, *gradients in zip(self._trainable, *(gradients for _, gradients in found), strict=True):
             parameter.grad = gradients[0].mul_(weights[0])
             for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
@@ -166,7 +183,7 @@ class _Training:
         outputs = self._model.outputs([self._training.rows[i] for i in rows], drop)
         targets = [self._training.targets[i] for i in rows]
         lengths = torch.tensor([self._lengths[i] for i in rows])
-        error = kind_of(self._manifest).loss(outputs, targets, lengths)
+        error = self._kind.loss(outputs, targets, lengths)
         return error.item(), torch.autograd.grad(error, self._trainable, materialize_grads=True)
 
     def _follow(self) -> None:
@@ -185,12 +202,22 @@ class _Training:
         now = [parameter.detach().clone() for parameter in self._trainable]
         judged = self._average or now
         self._put(judged)
-        answers = decoded(self._manifest, self._validation, raw_outputs(self._model, self._validation, self._workers))
+        worth = self._worth(raw_outputs(self._model, self._validation, self._workers))
         self._put(now)
-        self._curve.append(value_of(self._manifest, self._metric, answers, self._validation.labels))
-        if self._curve[-1] > max(self._curve[:-1], default=-math.inf):
+        if not self._judged or worth > max(self._judged):
             self._best_epoch = epoch
             self._best = [tensor.clone() for tensor in judged]
+        self._judged.append(worth)
+
+    def _worth(self, raw: Sequence[Sequence[Floats]]) -> Worth:
+        """What raw outputs for the validation set are worth, once calibrated."""
+        validation, kind = self._validation, self._kind
+        calibration = kind.calibrate(self._manifest, raw, validation.labelled, self._metric)
+        answers = decoded(self._manifest.model_copy(update={"calibration": calibration}), validation, raw)
+        rows = [torch.from_numpy(row) for reading in raw for row in reading]
+        outputs = torch.cat(rows) if kind.per_token else torch.stack(rows)
+        loss = kind.loss(outputs, validation.targets, torch.tensor([len(row) for row in validation.rows]))
+        return Worth(value_of(self._manifest, self._metric, answers, validation.labels), -loss.item())
 
     def _put(self, tensors: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -199,12 +226,12 @@ class _Training:
 
     def _stale(self) -> bool:
         patience = self._recipe.patience
-        return patience is not None and len(self._curve) - self._best_epoch >= patience
+        return patience is not None and len(self._judged) - self._best_epoch >= patience
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         moments = self._optimizer.state_dict()["state"]
         checkpoint.write(
-            {"curve": self._curve, "best_epoch": self._best_epoch, "step": self._step},
+            {"judged": self._judged, "best_epoch": self._best_epoch, "step": self._step},
             {
                 "random": torch.get_rng_state(),
                 **{f"now.{i}": parameter.detach() for i, parameter in enumerate(self._trainable)},
@@ -219,7 +246,8 @@ class _Training:
         if found is None:
             return
         facts, tensors = found
-        self._curve, self._best_epoch, self._step = facts["curve"], facts["best_epoch"], facts["step"]
+        self._judged = [Worth(*one) for one in facts["judged"]]
+        self._best_epoch, self._step = facts["best_epoch"], facts["step"]
         self._best = [tensors[f"best.{i}"] for i in range(len(self._trainable))]
         self._average = [tensors[f"average.{i}"] for i in range(len(self._average))]
         self._put([tensors[f"now.{i}"] for i in range(len(self._trainable))])

@@ -265,7 +265,7 @@ def test_figures_are_means_and_one_where_all_is_right(manifest: Manifest) -> Non
 def test_where_every_question_has_an_answer_one_is_always_given(tiny_base: BaseModel, doubting: Manifest) -> None:
     reading = read_one(tiny_base, doubting, "this", "good bad film")
     labelled = Labelled([reading], [(Span(0, 4, "good"),)])
-    assert KIND.calibrate(doubting, [even(reading)], labelled).none_margin is None
+    assert KIND.calibrate(doubting, [even(reading)], labelled, "f1").none_margin is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -283,13 +283,15 @@ def test_calibration_finds_the_margin_that_serves_best(tiny_base: BaseModel, man
         raw.append([part])
     labelled = Labelled([reading] * len(raw), labels)
 
+    fitted = KIND.calibrate(manifest, raw, labelled, "f1")
+
     def figure(margin: float | None) -> float:
-        one = manifest.model_copy(update={"calibration": Calibration(none_margin=margin)})
+        one = manifest.model_copy(update={"calibration": fitted.model_copy(update={"none_margin": margin})})
         answers = [decode(one, reading, rows).answer for rows in raw]
         tallies = [KIND.tally(one, answer, label) for answer, label in zip(answers, labels, strict=True)]
         return KIND.figure(one, "f1", np.array(tallies))
 
-    found = figure(KIND.calibrate(manifest, raw, labelled).none_margin)
+    found = figure(fitted.none_margin)
     assert found > figure(None)
     assert found >= max(figure(float(margin)) for margin in np.linspace(-15, 5, 100))
 
@@ -304,7 +306,7 @@ def test_calibration_may_find_that_one_answer_always_serves(
     raw = [even(reading) for _ in labels]
     for number, [part] in enumerate(raw):
         part[4] = number
-    margin = KIND.calibrate(manifest, raw, Labelled([reading] * 4, labels)).none_margin
-    assert margin is not None
-    sure = manifest.model_copy(update={"calibration": Calibration(none_margin=margin)})
+    fitted = KIND.calibrate(manifest, raw, Labelled([reading] * 4, labels), "f1")
+    assert fitted.none_margin is not None
+    sure = manifest.model_copy(update={"calibration": fitted})
     assert [decode(sure, reading, rows).answer["answer"] is not None for rows in raw[1:]] == [known] * 3

@@ -116,7 +116,7 @@ def test_calibration_makes_scores_honest_and_changes_no_answer(tiny_base: BaseMo
     manifest = make_manifest(tiny_base, labels=LABELS)
     raw, right = drawn(rows=3000, width=3)
     sharp = [[row * 4] for row in raw]
-    found = KIND.calibrate(manifest, sharp, Labelled([UNREAD] * len(sharp), [LABELS[i] for i in right]))
+    found = KIND.calibrate(manifest, sharp, Labelled([UNREAD] * len(sharp), [LABELS[i] for i in right]), "accuracy")
     assert found.temperature == pytest.approx(4, rel=0.1)
     assert found == manifest.calibration.model_copy(update={"temperature": found.temperature})
     honest = manifest.model_copy(update={"calibration": found})

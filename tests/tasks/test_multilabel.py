@@ -115,7 +115,7 @@ def test_calibration_finds_the_temperature_and_a_better_threshold(manifest: Mani
     right = generator.uniform(size=logits.shape) < 1 / (1 + np.exp(-logits))
     labels = [tuple(label for label, one in zip(LABELS, row, strict=True) if one) for row in right]
     raw = [[row * np.float32(3)] for row in logits]
-    found = KIND.calibrate(manifest, raw, Labelled([UNREAD] * len(raw), labels))
+    found = KIND.calibrate(manifest, raw, Labelled([UNREAD] * len(raw), labels), "micro_f1")
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert found.threshold < 0.45  # rare labels are worth a guess
     before, after = (

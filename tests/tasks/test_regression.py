@@ -49,7 +49,7 @@ def test_the_loss_is_the_mean_square() -> None:
 
 def test_calibration_leaves_the_datas_units_alone(tiny_base: BaseModel) -> None:
     manifest = make_manifest(tiny_base, kind="regression", calibration=UNITS)
-    assert KIND.calibrate(manifest, [[np.zeros(1, np.float32)]], Labelled([UNREAD], ["3"])) == UNITS
+    assert KIND.calibrate(manifest, [[np.zeros(1, np.float32)]], Labelled([UNREAD], ["3"]), "spearman") == UNITS
 
 
 def test_answers_are_measured_by_their_order(tiny_base: BaseModel) -> None:

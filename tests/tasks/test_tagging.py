@@ -192,7 +192,7 @@ def test_calibration_finds_the_temperature(tiny_base: BaseModel, manifest: Manif
         labels.append(
             tuple(word._replace(label=LABELS[tag - 1]) for word, tag in zip(words, drawn, strict=True) if tag)
         )
-    found = KIND.calibrate(manifest, raw, Labelled([reading] * len(raw), labels))
+    found = KIND.calibrate(manifest, raw, Labelled([reading] * len(raw), labels), "f1")
     assert found.temperature == pytest.approx(2.5, rel=0.1)
 
 

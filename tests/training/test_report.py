@@ -83,7 +83,7 @@ def test_without_a_test_set_validation_is_shown(runs: Mapping[KindName, Run], ki
 def test_one_epoch_and_one_value_make_a_curve_too(runs: Mapping[KindName, Run]) -> None:
     report = runs["classification"].outcome.report
     for curve in ([0.5], [0.5, 0.5], [-0.2, 0.0]):
-        assert Page(render(report | {"curve": curve})).tags.count("circle") == len(curve) + 1
+        assert Page(render(report | {"curve": curve, "best_epoch": len(curve)})).tags.count("circle") == len(curve) + 1
 
 
 def test_several_runs_are_told(runs: Mapping[KindName, Run]) -> None:

@@ -14,6 +14,7 @@ from service.adapters.methods import AnyMethod, Head, Houlsby, Lora, Parallel, P
 from service.engine.base_model import BaseModel
 from service.errors import BadData
 from service.tasks import KINDS, Floats
+from service.training.data import Example
 from service.training.measure import value_of
 from service.training.models import Model, start_tensors
 from service.training.recipe import Recipe
@@ -21,6 +22,7 @@ from service.training.sets import Set, prepare
 from service.training.trainer import (
     Progress,
     Trained,
+    Worth,
     _optimizer,
     decoded,
     finished,
@@ -102,7 +104,7 @@ def test_a_task_that_anyone_can_learn_is_learned(tiny_base: BaseModel, way: str,
     assert trained.value >= 0.9
     assert _score(tiny_base, way, trained, fresh) >= 0.85
     start = start_tensors(tiny_base, _manifest(tiny_base, way), torch.Generator().manual_seed(0))
-    assert _score(tiny_base, way, Trained(start, 0.0, 0), fresh) < 0.8
+    assert _score(tiny_base, way, Trained(start, Worth(0.0, 0.0), 0), fresh) < 0.8
 
 
 def test_the_base_is_bit_for_bit_what_it_was(tiny_base: BaseModel, trained: Trained, before: list[Tensor]) -> None:
@@ -129,7 +131,12 @@ def test_all_that_is_meant_to_be_trained_has_moved_and_nothing_else(
 
 def test_the_best_epoch_is_kept(trained: Trained) -> None:
     assert trained.value == max(trained.curve) == trained.curve[trained.epoch - 1]
-    assert trained.epoch == trained.curve.index(trained.value) + 1
+
+
+def test_of_epochs_that_answer_alike_the_surest_is_kept(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.trainer.value_of", lambda *_: 0.5)
+    trained = _train(tiny_base, "houlsby", epochs=3)
+    assert (trained.curve, trained.epoch) == ([0.5] * 3, 3)  # it goes on learning
 
 
 @pytest.mark.parametrize("way", ["houlsby", "full"])
@@ -196,6 +203,7 @@ def test_no_better_figure_for_a_while_ends_a_training(tiny_base: BaseModel, monk
     figures = [0.1, 0.3, 0.2, 0.3, 0.9, 0.9, 0.9]
     given = iter(figures)
     monkeypatch.setattr("service.training.trainer.value_of", lambda *_: next(given))
+    monkeypatch.setattr("service.tasks.classification.Classification.loss", lambda self, outputs, *_: outputs.sum() * 0)
     patient = _train(tiny_base, "head", epochs=5, patience=3)
     assert (patient.curve, patient.epoch) == (figures[:5], 5)
     given = iter(figures)
@@ -247,7 +255,7 @@ def test_measuring_keeps_the_order_of_the_rows(tiny_base: BaseModel, way: str, m
     monkeypatch.setattr("service.training.trainer.EVALUATION_TOKENS", 50)
     manifest = _manifest(tiny_base, way)
     start = start_tensors(tiny_base, manifest, torch.Generator().manual_seed(0))
-    model = finished(tiny_base, manifest, Trained(start, 0.0, 0))
+    model = finished(tiny_base, manifest, Trained(start, Worth(0.0, 0.0), 0))
     examples = TOYS[WAYS[way][0]](30, 5)
     together = _raw(model, prepare(tiny_base, manifest, examples))
     for example, raw in zip(examples, together, strict=True):
@@ -257,7 +265,9 @@ def test_measuring_keeps_the_order_of_the_rows(tiny_base: BaseModel, way: str, m
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["houlsby", "multilabel, prefix", "regression, parallel", "answer, head", "full"])
+@pytest.mark.parametrize(
+    "way", ["houlsby", "multilabel, prefix", "regression, parallel", "tagging, houlsby", "answer, head", "full"]
+)
 def test_threads_that_share_a_batch_learn_what_one_learns(tiny_base: BaseModel, way: str) -> None:
     before = torch.get_num_threads()
     found = []
@@ -269,6 +279,16 @@ def test_threads_that_share_a_batch_learn_what_one_learns(tiny_base: BaseModel, 
         torch.set_num_threads(before)
     for name, alone in found[0].tensors.items():
         torch.testing.assert_close(found[1].tensors[name], alone, atol=2e-3, rtol=2e-3)
+
+
+def test_texts_without_a_word_teach_a_tagger_nothing_and_harm_nothing(tiny_base: BaseModel) -> None:
+    manifest = _manifest(tiny_base, "tagging, houlsby")
+    validation = _set(tiny_base, "tagging, houlsby", 10, seed=1)
+    training = prepare(tiny_base, manifest, [Example("\u200b", None, ()), *TOYS["tagging"](3, 0)])
+    assert not training.readings[0].rows[0].words.max() >= 0  # type: ignore[union-attr]
+    trained = train(tiny_base, manifest, training, validation, replace(QUICK, epochs=2, batch_size=1), "f1")
+    assert len(trained.curve) == 2
+    assert all(tensor.isfinite().all() for tensor in trained.tensors.values())
 
 
 @pytest.mark.parametrize("pair", [True, False])
