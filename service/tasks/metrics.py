@@ -28,6 +28,9 @@ class Counts(NamedTuple):
     def f1(self) -> float:
         return _ratio(2 * self.hits, 2 * self.hits + self.wrong + self.missed)
 
+    def facts(self) -> dict[str, float]:
+        return self._asdict() | {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+
 
 def confusion(pairs: Doubles, labels: int) -> Doubles:
     """How often each label (row) was answered by each (column), from pairs (right, answered) of label numbers.

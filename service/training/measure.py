@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.adapters.manifest import Manifest
 from service.tasks import Answer, Label, kind_of
@@ -14,11 +15,18 @@ from service.tasks.metrics import Counts, Doubles, calibration_error, confusion
 
 RESAMPLES = 1000
 MAX_CONFUSION_LABELS = 100
+MAX_MISTAKES = 20
 
 
 class Interval(NamedTuple):
     low: float
     high: float
+
+
+class Mistake(NamedTuple):
+    right: str
+    answered: str
+    rows: int
 
 
 class Measured(NamedTuple):
@@ -30,12 +38,16 @@ class Measured(NamedTuple):
     rows: int
     others: dict[str, float]  # the kind's further metrics
     by_label: dict[str, Counts]
-    confusion: list[list[int]] | None  # classification: right label by answered label
+    confusion: list[list[int]] | None  # classification with few labels: right label by answered label
+    mistakes: list[Mistake]  # classification: the most frequent ones, first the one made most
     calibration_error: float | None  # classification: expected, over 15 bins
 
     def facts(self) -> dict[str, Any]:
         """The same as JSON has it."""
-        return self._asdict() | {"by_label": {label: counts._asdict() for label, counts in self.by_label.items()}}
+        return self._asdict() | {
+            "by_label": {label: counts.facts() for label, counts in self.by_label.items()},
+            "mistakes": [mistake._asdict() for mistake in self.mistakes],
+        }
 
 
 def measure_answers(
@@ -51,10 +63,11 @@ def measure_answers(
     tallies = np.array(
         [kind.tally(manifest, answer, label) for answer, label in zip(answers, labels, strict=True)], dtype=float
     )
-    table, error = None, None
+    table, mistakes, error = None, [], None
     if manifest.kind == "classification":
-        whole = confusion(tallies, len(manifest.labels))[:, :-1]
-        table = whole.astype(int).tolist() if len(manifest.labels) <= MAX_CONFUSION_LABELS else None
+        whole = confusion(tallies, len(manifest.labels))[:, :-1].astype(int)
+        table = whole.tolist() if len(manifest.labels) <= MAX_CONFUSION_LABELS else None
+        mistakes = _mistakes(manifest.labels, whole)
         scores = np.array([answer["score"] for answer in answers])
         error = calibration_error(scores, (tallies[:, 0] == tallies[:, 1]).astype(float))
     return Measured(
@@ -65,6 +78,7 @@ def measure_answers(
         others={name: kind.figure(manifest, name, tallies) for name in kind.metrics if name != metric},
         by_label=kind.counts(manifest, tallies),
         confusion=table,
+        mistakes=mistakes,
         calibration_error=error,
     )
 
@@ -74,6 +88,16 @@ def value_of(manifest: Manifest, metric: str, answers: Sequence[Answer], labels:
     kind = kind_of(manifest)
     tallies = [kind.tally(manifest, answer, label) for answer, label in zip(answers, labels, strict=True)]
     return kind.figure(manifest, metric, np.array(tallies, dtype=float))
+
+
+def _mistakes(labels: Sequence[str], table: NDArray[np.int64]) -> list[Mistake]:
+    wrong = table.copy()
+    np.fill_diagonal(wrong, 0)
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:MAX_MISTAKES]
+    cells = [(int(cell) // len(labels), int(cell) % len(labels)) for cell in worst]
+    return [
+        Mistake(labels[right], labels[found], int(wrong[right, found])) for right, found in cells if wrong[right, found]
+    ]
 
 
 def _interval(manifest: Manifest, metric: str, tallies: Doubles) -> Interval:

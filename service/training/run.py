@@ -281,6 +281,7 @@ def _finish(
         "calibration": calibration.model_dump(),
         "best_epoch": trained.epoch,
         "curve": trained.curve,
+        "losses": trained.losses,
         "rows": len(training.readings),
     }
     return Outcome(manifest, file, on_validation, on_test, report)

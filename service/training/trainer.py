@@ -56,6 +56,7 @@ class Trained:
     worth: Worth
     epoch: int
     curve: list[float] = field(default_factory=list)  # the metric after each epoch
+    losses: list[tuple[float, float]] = field(default_factory=list)  # by epoch, on training and on validation rows
     trainable: int = 0  # parameters that were trained
     weights: Weights | None = None  # the base's, where it was trained too
 
@@ -119,6 +120,7 @@ class _Training:
         self._optimizer = _optimizer(self._trainable, recipe)
         self._steps = recipe.epochs * math.ceil(len(training.rows) / recipe.batch_size)
         self._step = 0
+        self._losses: list[float] = []  # by epoch
         self._judged: list[Worth] = []  # by epoch
         self._best: list[Tensor] = []
         self._best_epoch = 0
@@ -134,6 +136,7 @@ class _Training:
             loss = self._epoch(epoch, report)
             if not math.isfinite(loss):
                 break  # nothing good can follow; what was best stays
+            self._losses.append(loss)
             self._judge(epoch)
             if checkpoint is not None:
                 self._keep(checkpoint)
@@ -144,8 +147,15 @@ class _Training:
         self._put(self._best)
         tensors, weights = self._model.snapshot()
         trained = sum(parameter.numel() for parameter in self._trainable)
-        worth, curve = self._judged[self._best_epoch - 1], [one.value for one in self._judged]
-        return Trained(tensors, worth, self._best_epoch, curve, trained, weights)
+        return Trained(
+            tensors,
+            worth=self._judged[self._best_epoch - 1],
+            epoch=self._best_epoch,
+            curve=[one.value for one in self._judged],
+            losses=[(loss, -one.negative_loss) for loss, one in zip(self._losses, self._judged, strict=True)],
+            trainable=trained,
+            weights=weights,
+        )
 
     def _epoch(self, epoch: int, report: Callable[[Progress], None]) -> float:
         """Returns the mean loss of the epoch's rows."""
@@ -231,7 +241,7 @@ class _Training:
     def _keep(self, checkpoint: Checkpoint) -> None:
         moments = self._optimizer.state_dict()["state"]
         checkpoint.write(
-            {"judged": self._judged, "best_epoch": self._best_epoch, "step": self._step},
+            {"judged": self._judged, "losses": self._losses, "best_epoch": self._best_epoch, "step": self._step},
             {
                 "random": torch.get_rng_state(),
                 **{f"now.{i}": parameter.detach() for i, parameter in enumerate(self._trainable)},
@@ -247,7 +257,7 @@ class _Training:
             return
         facts, tensors = found
         self._judged = [Worth(*one) for one in facts["judged"]]
-        self._best_epoch, self._step = facts["best_epoch"], facts["step"]
+        self._losses, self._best_epoch, self._step = facts["losses"], facts["best_epoch"], facts["step"]
         self._best = [tensors[f"best.{i}"] for i in range(len(self._trainable))]
         self._average = [tensors[f"average.{i}"] for i in range(len(self._average))]
         self._put([tensors[f"now.{i}"] for i in range(len(self._trainable))])

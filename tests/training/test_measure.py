@@ -131,15 +131,20 @@ def test_an_answer_that_is_no_label_of_the_task_is_a_miss(tiny_base: BaseModel) 
 def test_too_many_labels_have_no_table_of_confusions(tiny_base: BaseModel) -> None:
     names = [str(number) for number in range(MAX_CONFUSION_LABELS + 1)]
     manifest = make_manifest(tiny_base, labels=names)
-    measured = measure_answers(manifest, [_classified("0")], ["0"])
+    measured = measure_answers(manifest, [_classified(name) for name in ("0", "1", "2", "1")], ["0", "0", "1", "0"])
     assert measured.confusion is None
     assert len(measured.by_label) == len(names)
+    assert measured.mistakes == [("0", "1", 2), ("1", "2", 1)]
 
 
 def test_facts_are_json(tiny_base: BaseModel) -> None:
     manifest = make_manifest(tiny_base, labels=(A, B))
-    facts = measure_answers(manifest, [_classified(A)], [A]).facts()
-    assert facts["by_label"] == {A: {"hits": 1, "wrong": 0, "missed": 0}, B: {"hits": 0, "wrong": 0, "missed": 0}}
+    facts = measure_answers(manifest, [_classified(A), _classified(A)], [A, B]).facts()
+    assert facts["by_label"] == {
+        A: {"hits": 1, "wrong": 1, "missed": 0, "precision": 0.5, "recall": 1, "f1": pytest.approx(2 / 3)},
+        B: {"hits": 0, "wrong": 0, "missed": 1, "precision": 0, "recall": 0, "f1": 0},
+    }
+    assert facts["mistakes"] == [{"right": B, "answered": A, "rows": 1}]
 
 
 @settings(max_examples=10)
