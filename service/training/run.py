@@ -321,6 +321,7 @@ def _costs(
             "batch_size": recipe.batch_size,
             "dropout": recipe.dropout,
             "averaging": recipe.averaging,
+            "beta2": recipe.beta2,
             "seed": recipe.seed,
             "dtype": str(recipe.dtype).removeprefix("torch."),
         },

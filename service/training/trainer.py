@@ -302,7 +302,7 @@ def _optimizer(trainable: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optim
     matrices = [tensor for tensor in trainable if tensor.dim() > 1]
     vectors = [tensor for tensor in trainable if tensor.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True)
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
