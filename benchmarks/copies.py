@@ -2,12 +2,12 @@
 capitalised, and a pair is both its texts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from service.training.data import Example
 
-Parts = Mapping[str, list[Example]]  # train, validation, test
+Parts = dict[str, list[Example]]  # train, validation, test
 
 
 class Rows(NamedTuple):
