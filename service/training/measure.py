@@ -4,6 +4,7 @@ Only answers are looked at, never raw outputs, so a file on this machine and a s
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from service.adapters.manifest import Manifest
 from service.tasks import Answer, Label, kind_of
 from service.tasks.metrics import Counts, Doubles, calibration_error, confusion
 
+SHARES = ("accuracy", "exact_match")  # metrics that are a plain share of right answers
 RESAMPLES = 1000
 MAX_CONFUSION_LABELS = 100
 MAX_MISTAKES = 20
@@ -34,7 +36,7 @@ class Measured(NamedTuple):
 
     metric: str
     value: float
-    interval: Interval  # 95 %, by resampling the answers
+    interval: Interval  # 95 %
     rows: int
     others: dict[str, float]  # the kind's further metrics
     by_label: dict[str, Counts]
@@ -70,10 +72,11 @@ def measure_answers(
         mistakes = _mistakes(manifest.labels, whole)
         scores = np.array([answer["score"] for answer in answers])
         error = calibration_error(scores, (tallies[:, 0] == tallies[:, 1]).astype(float))
+    value = kind.figure(manifest, metric, tallies)
     return Measured(
         metric=metric,
-        value=kind.figure(manifest, metric, tallies),
-        interval=_interval(manifest, metric, tallies),
+        value=value,
+        interval=wilson(value, len(tallies)) if metric in SHARES else _resampled(manifest, metric, tallies),
         rows=len(tallies),
         others={name: kind.figure(manifest, name, tallies) for name in kind.metrics if name != metric},
         by_label=kind.counts(manifest, tallies),
@@ -100,7 +103,16 @@ def _mistakes(labels: Sequence[str], table: NDArray[np.int64]) -> list[Mistake]:
     ]
 
 
-def _interval(manifest: Manifest, metric: str, tallies: Doubles) -> Interval:
+def wilson(share: float, rows: int) -> Interval:
+    """Wilson's 95 % interval of a share (Wilson 1927): no answer wrong out of a few still is no certainty."""
+    z = 1.96
+    middle, half = share + z**2 / (2 * rows), z * sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
+    low, high = ((middle + side * half) / (1 + z**2 / rows) for side in (-1, 1))
+    return Interval(max(0.0, min(share, low)), min(1.0, max(share, high)))  # rounding left aside
+
+
+def _resampled(manifest: Manifest, metric: str, tallies: Doubles) -> Interval:
+    """Percentiles of the bootstrap (Efron 1979): the metric of answers drawn from these, with replacement."""
     kind, generator = kind_of(manifest), np.random.default_rng(0)
     values = [
         kind.figure(manifest, metric, tallies[generator.integers(0, len(tallies), len(tallies))])

@@ -59,7 +59,7 @@ def test_right_answers_are_worth_one_and_wrong_ones_less(tiny_base: BaseModel, k
         answers, labels = zip(
             *(right if kind != "regression" else [({"value": 1.0}, "1"), ({"value": 2.0}, "2")]), strict=True
         )
-        assert measure_answers(manifest, answers, labels, metric).value == pytest.approx(1) or metric == "matthews"
+        assert measure_answers(manifest, answers, labels, metric).value == pytest.approx(1)
         answers, labels, _ = zip(*CASES[kind], strict=True)
         assert measure_answers(manifest, answers, labels, metric).value < 0.9
 
@@ -91,11 +91,33 @@ def test_the_interval_holds_the_value_and_shrinks_with_rows(tiny_base: BaseModel
     assert measure_answers(manifest, answers, labels).interval == measure_answers(manifest, answers, labels).interval
 
 
-def test_the_interval_is_that_of_theory(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 400 answers, 300 right: 0.75 ± 1.96 · √(0.75 · 0.25 / 400)."""
-    monkeypatch.setattr("service.training.measure.RESAMPLES", 1000)
+def test_the_interval_of_a_share_is_wilsons(tiny_base: BaseModel) -> None:
+    """Of 400 answers, 300 right: (0.75 + z²/800 ± z · √(0.75 · 0.25 / 400 + z²/640,000)) / (1 + z²/400)."""
     manifest = make_manifest(tiny_base, labels=(A, B))
     measured = measure_answers(manifest, [_classified(A)] * 400, [A] * 300 + [B] * 100)
+    np.testing.assert_allclose(measured.interval, (0.7053, 0.7899), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classification", "answer"])
+def test_a_few_right_answers_are_no_certainty(tiny_base: BaseModel, kind: KindName) -> None:
+    """Ten of ten, or none: Wilson's interval ends at 1 / (1 + z²/10) from the other side."""
+    manifest = make_manifest(tiny_base, kind=kind, labels=(A, B))
+    metric = "accuracy" if kind == "classification" else "exact_match"
+    for good, interval in ((True, (0.7225, 1)), (False, (0, 0.2775))):
+        answer, label, _ = next(case for case in CASES[kind] if case[2] == good)
+        measured = measure_answers(manifest, [answer] * 10, [label] * 10, metric)
+        np.testing.assert_allclose(measured.interval, interval, atol=1e-4)
+
+
+def test_the_interval_of_another_metric_is_what_resampling_gives(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 400 answers with an F1 of 1 or 0, 300 with 1: 0.75 ± 1.96 · √(0.75 · 0.25 / 400)."""
+    monkeypatch.setattr("service.training.measure.RESAMPLES", 1000)
+    manifest = make_manifest(tiny_base, kind="answer")
+    right, wrong = CASES["answer"][0][:2], CASES["answer"][3][:2]
+    answers, labels = zip(*[right] * 300, *[wrong] * 100, strict=True)
+    measured = measure_answers(manifest, answers, labels, "f1")
     np.testing.assert_allclose(measured.interval, (0.7076, 0.7924), atol=0.006)
 
 
