@@ -4,50 +4,60 @@
     python benchmarks/quality.py measure --data PREPARED
 
 PREPARED is what `benchmarks/datasets.py` wrote, WORK what `benchmarks/reproduce.py` did. `ship` copies each task's
-adapter to `adapters_store/`: of several seeds the best on validation. `measure` serves that store, asks `POST
-/predict/{task}` for every test input, and writes `benchmarks/results/quality.json`. Fine-tuned models are not served;
-theirs are the figures that the trainer measured on the same test files, the mean over seeds.
+adapter to `adapters_store/`: of several seeds the best on validation. `measure` writes
+`benchmarks/results/quality.json`. Adapters, full fine-tuning and the head are compared by the same thing: what the
+trainer measured on the test file, the mean over seeds. What is shipped is one of these seeds, so its figure stands
+apart: `measure` serves the store, and asks `POST /predict/{task}` for every test input.
 """
 
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from datasets import DATASETS, DataSet
-from reproduce import REPORTS
+from reproduce_results import Results
+from service.adapters.file import digest
 from service.cli.training import served
 from service.client import Client
 from service.training.evaluate import evaluate
 from service.training.measure import Measured
 from serving import running_service
 
+METHODS = ("houlsby", "full", "head")
+COLUMNS = {
+    "houlsby": "adapter",
+    "full": "full fine-tuning",
+    "head": "head only",
+    "shipped": "shipped file, over HTTP",
+}
 STORE = Path(__file__).parents[1] / "adapters_store"
 RESULT = Path(__file__).parent / "results" / "quality.json"
-
-
-def _reports(task: str, recipe: str) -> list[dict[str, Any]]:
-    """Every seed's."""
-    return [json.loads(path.read_text()) for path in sorted(REPORTS.glob(f"{task}-{recipe}-[0-9].json"))]
+Row = Mapping[str, Any]
 
 
 def ship(work: Path) -> None:
+    results = Results.read(RESULT.parent)
     for dataset in DATASETS:
-        found = _reports(dataset.task, "houlsby")
+        found = results.runs(dataset.task, "houlsby")
         if not found:
             print(f"{dataset.task}: not trained yet")
             continue
-        seed = max(found, key=lambda report: report["validation"])["recipe"]["seed"]
+        best = max(found, key=lambda report: report["validation"])
+        seed = best["recipe"]["seed"]
         file = work / f"{dataset.task}-houlsby-{seed}" / f"{dataset.task}-1.safetensors"
+        if digest(file.read_bytes()) != best["digest"]:
+            raise SystemExit(f"{file} is not the file that its report is of")
         shutil.copyfile(file, STORE / file.name)
         print(f"{dataset.task}: seed {seed}, {file.stat().st_size:,} bytes")
 
 
 def measure(data: Path) -> None:
-    rows: dict[str, dict[str, Any]] = {}
+    results, rows = Results.read(RESULT.parent), {}
     with TemporaryDirectory() as name:
         store = Path(name) / "store"
         shutil.copytree(STORE, store)  # the service leaves its lock and its states where it serves
@@ -55,8 +65,10 @@ def measure(data: Path) -> None:
             served_tasks = {task["task"] for task in client.tasks()}
             for dataset in DATASETS:
                 if dataset.task in served_tasks:
-                    rows[dataset.task] = _row(dataset, _score(client, dataset, data))
-    _write(rows)
+                    rows[dataset.task] = row(results, dataset.task, _score(client, dataset, data))
+    result = summary(rows)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(result))
 
 
 def _score(client: Client, dataset: DataSet, data: Path) -> Measured:
@@ -65,37 +77,42 @@ def _score(client: Client, dataset: DataSet, data: Path) -> Measured:
     return evaluate(manifest, data / dataset.task / "test.jsonl", ask, metric=dataset.metric)
 
 
-def _row(dataset: DataSet, measured: Measured) -> dict[str, Any]:
-    reports = {recipe: _reports(dataset.task, recipe) for recipe in ("houlsby", "full", "head")}
-    others = {
-        recipe: mean(report["test"] for report in found)
-        for recipe, found in reports.items()
-        if found and recipe != "houlsby"
-    }
+def row(results: Results, task: str, shipped: Measured) -> Row:
+    """A task's figures: the mean over seeds for what was trained, and the shipped file's own."""
+    scores = {method: results.score(task, method) for method in METHODS}
     return {
-        "metric": measured.metric,
-        "test_rows": measured.rows,
-        "houlsby": measured.value,
-        **others,
-        "trained_share": reports["houlsby"][0]["share_of_base"] if reports["houlsby"] else None,
-        "calibration_error": measured.calibration_error,
+        "metric": shipped.metric,
+        "test_rows": shipped.rows,
+        **{method: score.mean / 100 for method, score in scores.items() if score},
+        "seeds": {method: len(results.runs(task, method)) for method in METHODS},
+        "shipped": shipped.value,
+        "trained_share": results.share(task, "houlsby"),
+        "calibration_error": shipped.calibration_error,
     }
 
 
-def _write(rows: dict[str, dict[str, Any]]) -> None:
-    methods = ("houlsby", "full", "head")
-    whole = [row for row in rows.values() if all(method in row for method in methods)]
-    means = {method: mean(row[method] for row in whole) for method in methods} if whole else {}
-    result = {"tasks": rows, "mean": means, "distance": means["houlsby"] - means["full"] if whole else None}
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print("| task | metric | test rows | adapter | full fine-tuning | head only | trained, of w |")
-    print("|---|---|---:|---:|---:|---:|---:|")
-    for task, row in rows.items():
-        figures = " | ".join(f"{100 * row[method]:.1f}" if method in row else "" for method in methods)
+def summary(rows: Mapping[str, Row]) -> dict[str, Any]:
+    """Means over the tasks where every method was trained."""
+    whole = [row for row in rows.values() if all(method in row for method in METHODS)]
+    means = {column: mean(row[column] for row in whole) for column in COLUMNS} if whole else {}
+    return {"tasks": rows, "mean": means, "distance": means["houlsby"] - means["full"] if whole else None}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    lines = [
+        f"| task | metric | test rows | {' | '.join(COLUMNS.values())} | trained, of w |",
+        f"|---|---|---:|{'---:|' * len(COLUMNS)}---:|",
+    ]
+    for task, row in result["tasks"].items():
         share = f"{row['trained_share']:.1%}" if row["trained_share"] else ""
-        print(f"| {task} | {row['metric']} | {row['test_rows']:,} | {figures} | {share} |")
-    if whole:
-        print(f"| mean | | | {' | '.join(f'{100 * means[method]:.1f}' for method in methods)} | |")
+        lines.append(f"| {task} | {row['metric']} | {row['test_rows']:,} | {_figures(row)} | {share} |")
+    if result["mean"]:
+        lines.append(f"| mean | | | {_figures(result['mean'])} | |")
+    return "\n".join(lines)
+
+
+def _figures(row: Row) -> str:
+    return " | ".join(f"{100 * row[column]:.1f}" if column in row else "" for column in COLUMNS)
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
     python benchmarks/reproduce.py --data PREPARED --work WORK [--jobs 2] [--only NAME …] [--recipes NAME …]
 
 PREPARED is what `benchmarks/datasets.py` wrote. Each training is one call of `rootstock train`, and leaves one report
-in `benchmarks/results/reproduce/`; what has a report is not trained again, and what was cut goes on from its last
-epoch.
+in `benchmarks/results/reproduce/`, which says under `run` what it was trained with: arguments, the method's recipe,
+and the data's hashes. What has a report with the same is not trained again, and what was cut goes on from its last
+epoch. A training that fails is named, the others go on, and the exit code is 1.
 
 Experiments (Houlsby et al. 2019, the section they answer to):
 
@@ -16,40 +17,69 @@ Experiments (Houlsby et al. 2019, the section they answer to):
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import DATASETS, DataSet
+from service.training.recipe import RECIPES, Recipe
 
 HERE = Path(__file__).parent
 REPORTS = HERE / "results" / "reproduce"
-SMALL = ("entailment", "paraphrase", "emotion", "stance", "question-type", "spam", "entities", "topic")
+PARTS = ("train", "validation", "test")
+Facts = dict[str, Any]
+SMALL = (
+    "acceptability", "emotion", "entailment", "entities", "paraphrase", "question-type", "sentiment", "spam", "stance",
+)  # fmt: skip
 SIZES = (2, 8, 32, 96)  # besides houlsby's own 64
 TOPS = (1, 2, 3, 4, 5)  # adapters in so many layers, from the last one down
 SCALES = range(-7, 1)
 SEEDS = dict.fromkeys(SMALL, (0, 1, 2))  # where chance weighs most; one seed elsewhere
 
-# One recipe a method for all tasks. The bottlenecks' rate and averaging come from a few trials of one seed on emotion
-# and stance, judged by validation; fine-tuning's rate was tried against its double there, the rest was not searched.
-BOTTLENECK = ("--epochs", "8", "--learning-rate", "2e-3")
-HOULSBY = ("--method", "houlsby", *BOTTLENECK)
-RECIPES: dict[str, tuple[str, ...]] = {
-    "houlsby": HOULSBY,
-    "full": ("--method", "full", "--epochs", "4", "--learning-rate", "1e-4"),
-    "head": ("--method", "head"),
-    "pfeiffer": ("--method", "pfeiffer", *BOTTLENECK),
-    "parallel": ("--method", "parallel", *BOTTLENECK),
-    "lora": ("--method", "lora", "--epochs", "8", "--learning-rate", "2e-3"),
-    "prefix": ("--method", "prefix", "--epochs", "8", "--learning-rate", "3e-3"),
-    "norms": ("--method", "head", "--norms", "--epochs", "8"),
-    **{f"size-{size}": (*HOULSBY, "--bottleneck", str(size)) for size in SIZES},
-    **{f"top-{k}": (*HOULSBY, *(part for layer in range(6 - k, 6) for part in ("--layer", str(layer)))) for k in TOPS},
-    **{f"scale-1e{power}": (*HOULSBY, "--init-scale", f"1e{power}") for power in SCALES},
+
+class Way(NamedTuple):
+    """One recipe for all tasks: what `rootstock train` starts from, and what differs from that."""
+
+    start: str  # a row of `service.training.recipe.RECIPES`
+    epochs: int | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        row = RECIPES[self.start]
+        return replace(row, epochs=self.epochs or row.epochs)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        method = ("head", "--norms") if self.start == "norms" else (self.start,)
+        epochs = ("--epochs", str(self.epochs)) if self.epochs else ()
+        return ("--method", *method, *epochs, *self.options)
+
+    @property
+    def settings(self) -> Facts:
+        """The recipe as JSON has it. What is off is left out, so that a new switch makes no old training another."""
+        used = {name: value for name, value in asdict(self.recipe).items() if value and name != "seed"}
+        return {name: value if isinstance(value, int | float) else str(value) for name, value in used.items()}
+
+
+EPOCHS = 8  # what adapters need on these data; methods otherwise run as long as they do by default
+WAYS = {
+    **{method: Way(method, EPOCHS) for method in ("houlsby", "pfeiffer", "parallel", "lora", "prefix", "norms")},
+    "full": Way("full"),
+    "head": Way("head"),
+    **{f"size-{size}": Way("houlsby", EPOCHS, ("--bottleneck", str(size))) for size in SIZES},
+    **{
+        f"top-{k}": Way("houlsby", EPOCHS, tuple(part for i in range(6 - k, 6) for part in ("--layer", str(i))))
+        for k in TOPS
+    },
+    **{f"scale-1e{power}": Way("houlsby", EPOCHS, ("--init-scale", f"1e{power}")) for power in SCALES},
 }
 SHORT = ("acceptability", "emotion", "question-type")
 EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # name → (recipes, tasks)
@@ -57,6 +87,13 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # name → 
     "sizes": ((*(f"size-{size}" for size in SIZES), "norms", *(f"top-{k}" for k in TOPS)), SHORT),
     "methods": (("pfeiffer", "parallel", "lora", "prefix"), SHORT),
     "scales": (tuple(f"scale-1e{power}" for power in SCALES), ("question-type",)),
+}
+# What the trade-off's picture draws as one line: name → recipes, from few trained parameters to many.
+LINES = {
+    "adapters, by size": (*(f"size-{size}" for size in SIZES if size < 64), "houlsby", "size-96"),
+    "adapters of size 64 in the top layers": (*(f"top-{k}" for k in TOPS), "houlsby"),
+    "LayerNorms alone": ("norms",),
+    "full fine-tuning": ("full",),
 }
 
 
@@ -88,29 +125,73 @@ def runs(only: Sequence[str] = (), among: Sequence[str] = ()) -> Iterator[Run]:
                 yield run
 
 
-def train(run: Run, data: Path, work: Path) -> None:
-    if run.report.exists():
-        return
-    dataset, folder, out = run.dataset, data / run.dataset.task, work / run.name
-    command = [
-        sys.executable, "-m", "service.cli", "train", str(folder / "train.jsonl"),
-        "--task", dataset.task, "--kind", dataset.kind, "--metric", dataset.metric, *RECIPES[run.recipe],
-        "--validation", str(folder / "validation.jsonl"), "--test", str(folder / "test.jsonl"),
-        "--max-length", str(dataset.max_length), "--golden", str(HERE / "golden" / f"{dataset.task}.jsonl"),
-        "--source", dataset.source, "--licence", dataset.licence, "--description", dataset.description,
-        "--seed", str(run.seed), "--threads", "1", "--resume", "--out", str(out), "--report", str(run.report),
+def facts(run: Run, data: Path) -> Facts:
+    """What decides what a training comes to, as its report keeps it."""
+    dataset, way = run.dataset, WAYS[run.recipe]
+    arguments = [
+        "--task", dataset.task, "--kind", dataset.kind, "--metric", dataset.metric, *way.arguments,
+        "--max-length", str(dataset.max_length), "--seed", str(run.seed), "--threads", "1",
     ]  # fmt: skip
+    hashes = {part: sha256((data / dataset.task / f"{part}.jsonl").read_bytes()).hexdigest() for part in PARTS}
+    return {"arguments": arguments, "recipe": way.settings, "data": hashes}
+
+
+def read_json(path: Path) -> Facts | None:
+    """None where there is no such file, or only half of it."""
+    try:
+        found: Facts = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def write_json(path: Path, facts: Facts) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def train(run: Run, data: Path, work: Path) -> bool:
+    """Whether there is a report of this very training in the end."""
+    wanted, found = facts(run, data), read_json(run.report)
+    if found is not None and found.get("run") == wanted:
+        return True
+    if run.report.exists():
+        print(f"{run.name}: trained anew, for its report {_difference(found, wanted)}", flush=True)
+    dataset, folder, out = run.dataset, data / run.dataset.task, work / run.name
     out.mkdir(parents=True, exist_ok=True)
+    begun, report = out / "run.json", out / "report.json"
+    resume = ("--resume",) if read_json(begun) == wanted else ()  # otherwise what lies there is of another training
+    write_json(begun, wanted)
+    command = [
+        sys.executable, "-m", "service.cli", "train", str(folder / "train.jsonl"), *wanted["arguments"],
+        "--validation", str(folder / "validation.jsonl"), "--test", str(folder / "test.jsonl"),
+        "--golden", str(HERE / "golden" / f"{dataset.task}.jsonl"),
+        "--source", dataset.source, "--licence", dataset.licence, "--description", dataset.description,
+        *resume, "--out", str(out), "--report", str(report),
+    ]  # fmt: skip
     with (out / "log").open("w") as log:
         code = subprocess.run(command, stdout=log, stderr=log).returncode
-    if code:
+    measured = read_json(report) if code == 0 else None
+    if measured is None:
         print(f"{run.name}: failed, see {out / 'log'}", flush=True)
-        return
-    report = json.loads(run.report.read_text())
-    for measured in report["measured"].values():
-        del measured["confusion"], measured["by_label"]  # hundreds of thousands of numbers where labels are many
-    run.report.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{run.name}: {report['metric']} {report['test']:.4f} in {report['seconds']:.0f} s", flush=True)
+        return False
+    for part in measured["measured"].values():
+        del part["confusion"], part["by_label"]  # hundreds of thousands of numbers where labels are many
+    write_json(run.report, {**measured, "run": wanted})
+    print(f"{run.name}: {measured['metric']} {measured['test']:.4f} in {measured['seconds']:.0f} s", flush=True)
+    return True
+
+
+def _difference(found: Facts | None, wanted: Facts) -> str:
+    if found is None:
+        return "is not readable"
+    run = found.get("run")
+    if run is None:
+        return "does not say what it was trained with"
+    return f"is of other {' and '.join(name for name in wanted if run.get(name) != wanted[name])}"
 
 
 def main() -> None:
@@ -119,10 +200,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each")
     parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), default=[])
-    parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=[])
+    parser.add_argument("--recipes", nargs="*", choices=list(WAYS), default=[])
     options = parser.parse_args()
+    planned = list(runs(options.only, options.recipes))
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda run: train(run, options.data, options.work), runs(options.only, options.recipes)))
+        done = list(pool.map(lambda run: train(run, options.data, options.work), planned))
+    failed = [run.name for run, fine in zip(planned, done, strict=True) if not fine]
+    if failed:
+        sys.exit(f"{len(failed)} of {len(planned)} trainings failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import argparse
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import reproduce_tables as tables
-from reproduce import runs
-from reproduce_pictures import PICTURES, draw
+from reproduce import WAYS, runs
 from reproduce_results import Results
 from reproduce_tables import TASKS, signed
 
@@ -76,12 +76,18 @@ def main_result(results: Results) -> list[str]:
 
 
 def _behind(results: Results, task: str) -> str:
-    measured = results.runs(task, "houlsby")[0]["measured"]["test"]
-    value, low, high = (100 * figure for figure in (measured["value"], *measured["interval"]))
-    return (
-        f"- `{task}`: {signed(results.change(task, 'houlsby') or 0.0)}. On {measured['rows']:,} test rows the first "
-        f"seed has {value:.1f}, with 95 % confidence {low:.1f} to {high:.1f}. {EXPLANATIONS.get(task, '')}"
-    ).rstrip()
+    difference = results.difference(task, "houlsby")
+    assert difference is not None
+    points, error, seeds = difference
+    if seeds:
+        sure = f"with a standard error of {error:.1f} from the spread of {seeds[0]} and {seeds[1]} seeds"
+    else:
+        rows = results.runs(task, "houlsby")[0]["measured"]["test"]["rows"]
+        low, high = signed(points - 1.96 * error), signed(points + 1.96 * error)
+        sure = f"with 95 % confidence {low} to {high} from the intervals of one seed each on {rows:,} test rows"
+    verdict = "less" if abs(points) < 2 * error else "more"
+    explanation = EXPLANATIONS.get(task, "")
+    return f"- `{task}`: {signed(points)}, {sure}: {verdict} than two standard errors. {explanation}".rstrip()
 
 
 def calibration(results: Results) -> list[str]:
@@ -176,13 +182,42 @@ def what_was_run(results: Results) -> list[str]:
         f"{len(results.reports)} trainings of one thread each, {hours:,.0f} hours together; one that was cut counts "
         f"from where it went on. {' '.join(repeated)} {_machine(results)}",
         tables.settings(results),
-        "One recipe a method serves all tasks. The adapters' rate and averaging come from a few trials of one seed on "
-        "`emotion` and `stance`, judged by validation; fine-tuning's rate was tried against its double there, so less "
-        "was searched for the yardstick, and nothing for the other methods. The rest is the "
-        "trainer's own: AdamW, a tenth of the steps to warm up, then linearly to zero.",
+        "One recipe a method serves all tasks; `service/training/recipe.py` has it, and says how it was found. All use "
+        "AdamW, with a rate that rises at first and then falls to zero, both linearly.",
+        confounds(results),
         f"Still missing are {len(absent)} of {len(planned)} trainings, here by task and seed:" if absent else "",
         "\n".join(f"- `{recipe}`: {', '.join(names)}" for recipe, names in missing.items()),
     ]
+
+
+def confounds(results: Results) -> str:
+    """What differs between the adapters and the yardstick beside the weights that are trained, by their recipes."""
+    ours, full = asdict(WAYS["houlsby"].recipe), asdict(WAYS["full"].recipe)
+    apart = [
+        f"{name.replace('_', ' ')} ({_setting(ours[name])} against {_setting(full[name])})"
+        for name in ours
+        if ours[name] != full[name] and name != "full"
+    ]
+    tried = [_rates_tried(results, recipe) for recipe in ("houlsby", "full")]
+    rates = f"Learning rates that one training chose from: {tried[0]} for adapters, {tried[1]} for full fine-tuning."
+    return (
+        f"The adapters' recipe differs from full fine-tuning's in {_listed(apart or ['nothing'])}; a part of their "
+        f"difference may come from there. {rates if all(tried) else ''}"
+    )
+
+
+def _rates_tried(results: Results, recipe: str) -> str:
+    """How many learning rates the trainings chose from, each on validation."""
+    found = {
+        len({one["learning_rate"] for one in run["tried"]})
+        for (_, name, _), run in results.reports.items()
+        if name == recipe
+    }
+    return " or ".join(map(str, sorted(found)))
+
+
+def _setting(value: object) -> str:
+    return "none" if value in (None, False) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _machine(results: Results) -> str:
@@ -198,9 +233,9 @@ def _machine(results: Results) -> str:
 def again() -> list[str]:
     return [
         "`make reproduce DATA=folder` runs it all, with the data laid out as [their page](experiment-data.md) says. "
-        "It can be cut at any time: the same command goes on from the last finished epoch, and what has a report is "
-        "not trained again. The reports are in `benchmarks/results/reproduce/`, and `benchmarks/reproduce_page.py` "
-        "makes this page from them."
+        "It can be cut at any time: the same command goes on from the last finished epoch, and what has a report "
+        "with the same arguments, recipe and data is not trained again. The reports are in "
+        "`benchmarks/results/reproduce/`, and `benchmarks/reproduce_page.py` makes this page from them."
     ]
 
 
@@ -220,6 +255,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs")
     options = parser.parse_args()
+    from reproduce_pictures import PICTURES, draw  # here, for matplotlib is only needed to draw
+
     results = Results.read(options.results)
     pictures = draw(results, options.docs / "experiment")
     (options.docs / "experiment.md").write_text(page(results, pictures), encoding="utf-8")

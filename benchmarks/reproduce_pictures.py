@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reproduce import EXPERIMENTS
+from reproduce import EXPERIMENTS, LINES
 from reproduce_results import Results, metric_name
 
 STYLE: dict[Any, Any] = {
@@ -25,22 +25,14 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
 }
-SIZES = ("size-2", "size-8", "size-32", "houlsby", "size-96")
-TOPS = ("top-1", "top-2", "top-3", "top-4", "top-5", "houlsby")
 YARDSTICK = "#444444"
-# What is drawn as one line: (name, recipes, colour, marker).
-SERIES = (
-    ("adapters, by size", SIZES, "#1f6f8b", "o"),
-    ("adapters of size 64 in the top layers", TOPS, "#d1762c", "s"),
-    ("LayerNorms alone", ("norms",), "#7a5195", "D"),
-    ("full fine-tuning", ("full",), YARDSTICK, "*"),
-)
+MARKS = (("#1f6f8b", "o"), ("#d1762c", "s"), ("#7a5195", "D"), (YARDSTICK, "*"))  # of each line: colour, marker
 
 
 def trade_off(results: Results) -> Figure | None:
     """Figures 3 and 4: the mean over the tasks, and each task."""
     tasks = EXPERIMENTS["sizes"][1]
-    recipes = {recipe for _, recipes, _, _ in SERIES for recipe in recipes} - {"houlsby", "full"}  # runs of `main` too
+    recipes = {recipe for recipes in LINES.values() for recipe in recipes} - {"houlsby", "full"}  # runs of `main` too
     if not any(results.runs(task, recipe) for task in tasks for recipe in recipes):
         return None
     figure = Figure(figsize=(9, 6.4), layout="constrained")
@@ -53,13 +45,13 @@ def trade_off(results: Results) -> Figure | None:
         axes.set_axis_off()
     for axes in grid[-1]:
         axes.set_xlabel("trained parameters for one task")
-    figure.legend(*others[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SERIES))
+    figure.legend(*others[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LINES))
     return figure
 
 
 def _changes(axes: Axes, results: Results, tasks: tuple[str, ...]) -> None:
     """The mean where every task is there; bars from the lowest task to the highest."""
-    for name, recipes, colour, marker in SERIES:
+    for (name, recipes), (colour, marker) in zip(LINES.items(), MARKS, strict=True):
         found = (results.point(recipe, tasks) for recipe in recipes)
         points = [point for point in found if point and len(point.changes) == len(tasks)]
         parameters, changes = [point.parameters for point in points], [point.change for point in points]
@@ -79,7 +71,7 @@ def _changes(axes: Axes, results: Results, tasks: tuple[str, ...]) -> None:
 
 def _scores(axes: Axes, results: Results, task: str) -> None:
     """The metric itself; bars of one standard deviation between seeds."""
-    for name, recipes, colour, marker in SERIES:
+    for (name, recipes), (colour, marker) in zip(LINES.items(), MARKS, strict=True):
         found = [(results.runs(task, recipe), results.score(task, recipe)) for recipe in recipes]
         drawn = [(runs[0]["trained_parameters"], score) for runs, score in found if score]
         axes.errorbar(
@@ -107,7 +99,7 @@ def start_scale(results: Results) -> Figure | None:
         return None
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
-    for (task, scores), (_, _, colour, marker) in zip(drawn.items(), SERIES, strict=False):
+    for (task, scores), (colour, marker) in zip(drawn.items(), MARKS, strict=False):
         axes.errorbar(
             [float(recipe.removeprefix("scale-")) for recipe in scores],
             [score.mean for score in scores.values()],

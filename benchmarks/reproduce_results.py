@@ -1,13 +1,14 @@
 """What the trainings of `benchmarks/reproduce.py` came to: their reports, and figures over seeds and tasks."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import hypot, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
 from datasets import DATASETS
+from reproduce import read_json
 
 Report = dict[str, Any]
 Part = Literal["validation", "test"]
@@ -33,6 +34,14 @@ class Point(NamedTuple):
         return mean(self.changes.values())
 
 
+class Difference(NamedTuple):
+    """How far a recipe is from full fine-tuning on test, in points, and how sure that is."""
+
+    points: float
+    error: float  # standard error
+    seeds: tuple[int, int] | None  # of both, whose spread gives it; None: from the intervals of one report each
+
+
 @dataclass(frozen=True)
 class Results:
     """Reports by task, recipe and seed, and the results of the checks where there are some."""
@@ -45,11 +54,15 @@ class Results:
     def read(cls, folder: Path) -> "Results":
         reports = {}
         for path in sorted((folder / "reproduce").glob("*.json")):
-            report = _json(path)
-            if report is not None:
+            report = read_json(path)
+            if report is None:
+                print(f"{path}: not readable; left out")
+            else:
                 recipe, seed = path.stem.removeprefix(f"{report['task']}-").rsplit("-", 1)
                 reports[report["task"], recipe, int(seed)] = report
-        return cls(reports, _json(folder / "reproduce_ablation.json"), _json(folder / "reproduce_forgetting.json"))
+        return cls(
+            reports, read_json(folder / "reproduce_ablation.json"), read_json(folder / "reproduce_forgetting.json")
+        )
 
     def runs(self, task: str, recipe: str) -> list[Report]:
         """One for each seed."""
@@ -75,6 +88,21 @@ class Results:
         tuned, full = self.score(task, recipe), self.score(task, "full")
         return tuned.mean - full.mean if tuned and full else None
 
+    def difference(self, task: str, recipe: str) -> Difference | None:
+        """`change`, with its uncertainty: between seeds where both have several, else between test sets of this size.
+
+        For the latter the two are taken as two samples, which makes it rather too large: they share their rows.
+        """
+        change, both = self.change(task, recipe), [self.runs(task, name) for name in (recipe, "full")]
+        if change is None:
+            return None
+        seeds = (len(both[0]), len(both[1]))
+        if min(seeds) > 1:
+            return Difference(
+                change, hypot(*(stdev(100 * run["test"] for run in of) / sqrt(len(of)) for of in both)), seeds
+            )
+        return Difference(change, hypot(*(_standard_error(of[0]) for of in both)), None)
+
     def point(self, recipe: str, tasks: Sequence[str]) -> Point | None:
         """A recipe over those of `tasks` that have both it and full fine-tuning."""
         changes = {task: change for task in tasks if (change := self.change(task, recipe)) is not None}
@@ -89,19 +117,14 @@ def metric_name(task: str) -> str:
     return METRICS.get(metric, metric)
 
 
+def _standard_error(report: Report) -> float:
+    """From the 95 % interval of the test's figure, taken as normal; in points."""
+    low, high = report["measured"]["test"]["interval"]
+    return float(100 * (high - low) / (2 * 1.96))
+
+
 def over_seeds(values: Iterable[float]) -> Score | None:
     found = list(values)
     if not found:
         return None
     return Score(mean(found), stdev(found) if len(found) > 1 else None)
-
-
-def _json(path: Path) -> Any:
-    """None where there is no such file, or only half of it yet."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        print(f"{path}: not readable; left out")
-        return None

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from datasets import DATASETS
-from reproduce import EXPERIMENTS, RECIPES
-from reproduce_pictures import SERIES
+from reproduce import EXPERIMENTS, LINES, WAYS
 from reproduce_results import Results, Score, metric_name
 
 TASKS = tuple(dataset.task for dataset in DATASETS)
@@ -77,7 +76,7 @@ def calibration(results: Results) -> str:
 def sizes(results: Results) -> str:
     """Every point of the trade-off's picture."""
     tasks = EXPERIMENTS["sizes"][1]
-    recipes = dict.fromkeys(recipe for _, recipes, _, _ in SERIES for recipe in recipes)
+    recipes = dict.fromkeys(recipe for recipes in LINES.values() for recipe in recipes)
     points = [point for recipe in recipes if (point := results.point(recipe, tasks))]
     rows = [
         [
@@ -159,5 +158,5 @@ def _named(results: Results, recipe: str) -> str:
 
 
 def _ordered(recipes: Iterable[str]) -> list[tuple[int, str]]:
-    known = list(RECIPES)
+    known = list(WAYS)
     return sorted((known.index(recipe) if recipe in known else len(known), recipe) for recipe in recipes)

@@ -76,7 +76,7 @@ def measure_answers(
     return Measured(
         metric=metric,
         value=value,
-        interval=wilson(value, len(tallies)) if metric in SHARES else _resampled(manifest, metric, tallies),
+        interval=_wilson(value, len(tallies)) if metric in SHARES else _resampled(manifest, metric, tallies),
         rows=len(tallies),
         others={name: kind.figure(manifest, name, tallies) for name in kind.metrics if name != metric},
         by_label=kind.counts(manifest, tallies),
@@ -103,7 +103,7 @@ def _mistakes(labels: Sequence[str], table: NDArray[np.int64]) -> list[Mistake]:
     ]
 
 
-def wilson(share: float, rows: int) -> Interval:
+def _wilson(share: float, rows: int) -> Interval:
     """Wilson's 95 % interval of a share (Wilson 1927): no answer wrong out of a few still is no certainty."""
     z = 1.96
     middle, half = share + z**2 / (2 * rows), z * sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
