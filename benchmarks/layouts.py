@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from copies import Parts, each_once
+from service.adapters.manifest import KindName
 from service.tasks import Label
 from service.tasks.base import spans_of
-from service.training.data import Example, read_examples, split, tagged
-from service.training.formats import FORMATS
+from service.training.data import Example, read_examples, split
 
 SPLIT_SEED = 13
 ENTITIES = {"creative-work": "creative work"}  # labels that do not read as words
@@ -170,9 +170,7 @@ def clinc150(folder: Path) -> Parts:
 
 def wnut17(folder: Path) -> Parts:
     def read(name: str) -> list[Example]:
-        path = folder / name
-        with path.open(encoding="utf-8", newline="") as file:
-            examples = [tagged(row["tokens"], row["tags"]) for _, row in FORMATS[".conll"](path, file)]
+        examples = _by_trainer((folder / name).read_text(encoding="utf-8"), ".conll", "tagging")
         return [replace(example, label=_in_words(example.label)) for example in examples]
 
     return {
@@ -196,12 +194,17 @@ def squad(folder: Path) -> Parts:
             for one in paragraphs
             for question in one["qas"]
         ]
-        with TemporaryDirectory() as aside:
-            path = Path(aside) / f"{name}.jsonl"
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            return read_examples(path, kind="answer")
+        return _by_trainer("".join(json.dumps(row) + "\n" for row in rows), ".jsonl", "answer")
 
     return {"train": read("train"), "validation": read("valid"), "test": read("test")}
+
+
+def _by_trainer(text: str, suffix: str, kind: KindName) -> list[Example]:
+    """What the trainer reads from a file of this format."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows{suffix}"
+        path.write_text(text, encoding="utf-8")
+        return read_examples(path, kind=kind)
 
 
 def _with_validation(examples: list[Example]) -> Parts:

@@ -182,8 +182,9 @@ def what_was_run(results: Results) -> list[str]:
         f"{len(results.reports)} trainings of one thread each, {hours:,.0f} hours together; one that was cut counts "
         f"from where it went on. {' '.join(repeated)} {_machine(results)}",
         tables.settings(results),
-        "One recipe a method serves all tasks; `service/training/recipe.py` has it, and says how it was found. All use "
-        "AdamW, with a rate that rises at first and then falls to zero, both linearly.",
+        "One recipe a method serves all tasks: what `rootstock train` does by default, but for the adapters' epochs. "
+        "`service/training/recipe.py` says how it was found. All use AdamW, with a rate that rises at first and then "
+        "falls to zero, both linearly.",
         confounds(results),
         f"Still missing are {len(absent)} of {len(planned)} trainings, here by task and seed:" if absent else "",
         "\n".join(f"- `{recipe}`: {', '.join(names)}" for recipe, names in missing.items()),

@@ -12,7 +12,14 @@ TASKS = tuple(dataset.task for dataset in DATASETS)
 MAIN = ("full", "houlsby", "head")
 METHODS = ("full", "houlsby", "pfeiffer", "parallel", "lora", "prefix", "norms", "head")
 OPTIONS = ("bottleneck", "rank", "length")  # of a method, that tell its size
-SETTINGS = ("epochs", "learning_rate", "batch_size", "dropout", "averaging")  # of the trainer, where a report has them
+SETTINGS = (
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "dropout",
+    "averaging",
+    "beta2",
+)  # of the trainer, where a report has them
 OF_BASE = "trained, of \\|w\\|"
 
 
