@@ -6,7 +6,10 @@ from quality import row, summary, table
 from service.training.measure import Interval, Measured
 from tests.benchmarks.made_up import results
 
-SHIPPED = Measured("accuracy", 0.93, Interval(0.9, 0.95), 1031, {}, {}, None, 0.01)
+SHIPPED = Measured(
+    metric="accuracy", value=0.93, interval=Interval(0.91, 0.94), rows=1031, others={}, by_label={}, confusion=None,
+    mistakes=[], calibration_error=0.01,
+)  # fmt: skip
 
 
 def test_every_method_has_its_mean_over_seeds_and_the_file_its_own_figure() -> None:
