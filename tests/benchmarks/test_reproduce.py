@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 
 import reproduce
 from datasets import DATASETS
 from reproduce import EXPERIMENTS, LINES, WAYS, Run, runs
+from service.cli import main
 from service.cli.training import _plan
 from service.cli.training import train as train_command
 from service.training.recipe import RECIPES
@@ -94,7 +96,8 @@ def test_a_report_names_the_recipe_that_the_command_trains_with(
 ) -> None:
     train(recipe, seed=1)
     arguments = trainer.commands[0][trainer.commands[0].index("train") + 1 :]
-    plan = _plan(Path(arguments[0]), train_command.make_context("train", arguments).params)
+    program = click.Context(main, **main.context_settings)
+    plan = _plan(Path(arguments[0]), train_command.make_context("train", arguments, parent=program).params)
     assert plan.recipe == replace(WAYS[recipe].recipe, seed=1)
     assert "--learning-rate" not in arguments
 
