@@ -51,7 +51,7 @@ bench: .venv/ready
 WORK ?= build/reproduce
 
 reproduce: data-named .venv/ready-bench
-	$(BIN)/python benchmarks/datasets.py --data "$(DATA)" --out "$(WORK)/data"
+	$(BIN)/python benchmarks/data_sets.py --data "$(DATA)" --out "$(WORK)/data"
 	$(BIN)/python benchmarks/reproduce.py --data "$(WORK)/data" --work "$(WORK)"
 	$(BIN)/python benchmarks/reproduce_checks.py --data "$(WORK)/data" --work "$(WORK)"
 	$(BIN)/python benchmarks/reproduce_page.py

@@ -2,7 +2,7 @@
 
     python benchmarks/first_adapter.py --data PREPARED [--task sentiment] [--rows 1000] [--rounds 3]
 
-PREPARED is what `benchmarks/datasets.py` wrote. The clock runs from a CSV file and an empty store over `rootstock
+PREPARED is what `benchmarks/data_sets.py` wrote. The clock runs from a CSV file and an empty store over `rootstock
 train` with nothing but the task's name, `rootstock serve` and `rootstock push` to the first answer. How good and how
 honest the answers are is measured afterwards, by `rootstock evaluate` on the service. Writes
 `benchmarks/results/first_adapter.json`.

@@ -3,7 +3,7 @@
     python benchmarks/quality.py ship    --work WORK
     python benchmarks/quality.py measure --data PREPARED
 
-PREPARED is what `benchmarks/datasets.py` wrote, WORK what `benchmarks/reproduce.py` did. `ship` copies each task's
+PREPARED is what `benchmarks/data_sets.py` wrote, WORK what `benchmarks/reproduce.py` did. `ship` copies each task's
 adapter to `adapters_store/`: of several seeds the best on validation. `measure` writes
 `benchmarks/results/quality.json`. Adapters, full fine-tuning and the head are compared by the same thing: what the
 trainer measured on the test file, the mean over seeds. What is shipped is one of these seeds, so its figure stands
@@ -19,7 +19,8 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from datasets import DATASETS, DataSet
+from data_sets import DATASETS, DataSet
+
 from reproduce_results import Results
 from service.adapters.file import digest
 from service.cli.training import served

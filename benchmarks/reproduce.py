@@ -2,7 +2,7 @@
 
     python benchmarks/reproduce.py --data PREPARED --work WORK [--jobs 2] [--only NAME …] [--recipes NAME …]
 
-PREPARED is what `benchmarks/datasets.py` wrote. Each training is one call of `rootstock train`, and leaves one report
+PREPARED is what `benchmarks/data_sets.py` wrote. Each training is one call of `rootstock train`, and leaves one report
 in `benchmarks/results/reproduce/`, which says under `run` what it was trained with: arguments, the method's recipe,
 and the data's hashes. What has a report with the same is not trained again, and what was cut goes on from its last
 epoch. A training that fails is named, the others go on, and the exit code is 1.
@@ -28,7 +28,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import DATASETS, DataSet
+from data_sets import DATASETS, DataSet
+
 from service.training.recipe import RECIPES, Recipe
 
 HERE = Path(__file__).parent

@@ -2,7 +2,7 @@
 
     python benchmarks/reproduce_checks.py --data PREPARED --work WORK [--store FOLDER] [--tasks NAME …]
 
-PREPARED is what `benchmarks/datasets.py` wrote, WORK what `benchmarks/reproduce.py` was given; the adapter files of a
+PREPARED is what `benchmarks/data_sets.py` wrote, WORK what `benchmarks/reproduce.py` was given; the adapter files of a
 FOLDER are taken instead of WORK's where one is named. A task without a file is left out, and named.
 
     ablation      for every span of layers, the validation metric of the trained adapters without those of that span;
@@ -27,8 +27,8 @@ from typing import Any
 
 import httpx2
 import torch
+from data_sets import DATASETS, DataSet
 
-from datasets import DATASETS, DataSet
 from service.adapters.file import read_header, read_tensors, write_adapter
 from service.adapters.methods import Houlsby
 from service.client import Client

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
-from datasets import DATASETS
+from data_sets import DATASETS
+
 from reproduce import read_json
 
 Report = dict[str, Any]

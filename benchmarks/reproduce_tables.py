@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
-from datasets import DATASETS
+from data_sets import DATASETS
+
 from reproduce import EXPERIMENTS, LINES, WAYS
 from reproduce_results import Results, Score, metric_name
 

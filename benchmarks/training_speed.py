@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py --data PREPARED --peers FOLDER [--task sentiment] [--rows 3000] [--epochs 4]
                                         [--rounds 3]
 
-PREPARED is what `benchmarks/datasets.py` wrote. The library gets an environment of its own in FOLDER, made at the
+PREPARED is what `benchmarks/data_sets.py` wrote. The library gets an environment of its own in FOLDER, made at the
 first run, and runs three times: as it comes, with its rows grouped by length, and in bfloat16 besides. Full fine-tuning
 by our own trainer runs too. Each round runs all of them in turn with a seed of its own, each in a fresh process with
 all cores. Writes `benchmarks/results/training_speed.json`.

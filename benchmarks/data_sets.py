@@ -1,6 +1,6 @@
 """Public data sets of the shipped adapters: from the layouts they are published in to files `rootstock train` reads.
 
-    python benchmarks/datasets.py --data FOLDER --out OUT
+    python benchmarks/data_sets.py --data FOLDER --out OUT
 
 FOLDER holds one folder a data set, with the files as their publishers ship them: docs/experiment-data.md lists them.
 OUT gets a folder a task with train.jsonl, validation.jsonl and test.jsonl. What stands in a later one of the three is
