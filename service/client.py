@@ -67,6 +67,17 @@ class Client:
         predictions: list[dict[str, Any]] = answer["predictions"]
         return predictions
 
+    def predict_many(
+        self,
+        tasks: Sequence[str],
+        inputs: str | Mapping[str, str] | Sequence[str | Mapping[str, str]],
+        **parameters: Any,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """For each task, one prediction per input; the service reads each text once."""
+        body = {"tasks": list(tasks), "inputs": inputs, "parameters": parameters}
+        answers = self._object("answers", "POST", "/predict", json=body)["answers"]
+        return {answer["task"]: answer["predictions"] for answer in answers}
+
     def push(self, task: str, file: bytes | Path, activate: bool = True) -> dict[str, Any]:
         """Uploads an adapter file; returns the version it has become, or already is."""
         data = file.read_bytes() if isinstance(file, Path) else file

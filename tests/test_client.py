@@ -88,6 +88,13 @@ def test_predict_gives_one_prediction_per_input(client: Client) -> None:
     assert len(client.predict("same", {"text": "good", "text_pair": "bad"})) == 1
 
 
+def test_many_tasks_are_asked_at_once(client: Client) -> None:
+    texts = ["good", "bad"]
+    assert client.predict_many(["embedding", "mood"], texts) == {
+        task: client.predict(task, texts) for task in ("embedding", "mood")
+    }
+
+
 def test_predict_passes_parameters_on(client: Client) -> None:
     [prediction] = client.predict("mood", "good film", top_k=1, version=1)
     assert len(prediction["scores"]) == 1

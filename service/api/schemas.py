@@ -1,8 +1,10 @@
 """What goes over the wire: requests as they are checked, answers as they are documented."""
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
 
 from service.adapters.manifest import KindName
 from service.strict import Strict
@@ -56,11 +58,14 @@ Inputs = Annotated[
 ]
 
 
-class Parameters(_Request):
+class ManyParameters(_Request):
     top_k: int | None = Field(
         default=None, ge=1, description="labels in a classification's `scores` at most; all when left out"
     )
     truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
+
+
+class Parameters(ManyParameters):
     version: int | None = Field(default=None, ge=0, description="another version than the active one")
 
 
@@ -70,6 +75,23 @@ class PredictRequest(_Request):
         examples=[["I loved every minute of it.", "Not worth the ticket."]],
     )
     parameters: Parameters = Parameters()
+
+
+class PredictManyRequest(_Request):
+    tasks: list[str] = Field(min_length=1, description="names of tasks, each once", examples=[["sentiment", "spam"]])
+    inputs: Inputs = Field(
+        description="as for one task; every task named must read inputs of this form",
+        examples=[["I loved every minute of it."]],
+    )
+    parameters: ManyParameters = ManyParameters()
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, tasks: list[str]) -> list[str]:
+        if len(set(tasks)) < len(tasks):
+            twice = next(task for task, count in Counter(tasks).items() if count > 1)
+            raise PydanticCustomError("twice", "Task {task} is named twice", {"task": repr(twice)})
+        return tasks
 
 
 class ActivateRequest(_Request):
@@ -91,6 +113,10 @@ class PredictAnswer(BaseModel):
         "regression, {entities} for tagging, {answer, start, end, score} for answer, {embedding} for embedding"
     )
     usage: Usage
+
+
+class PredictManyAnswer(BaseModel):
+    answers: list[PredictAnswer] = Field(description="one per task, in the order asked for")
 
 
 class TaskAnswer(BaseModel):

@@ -24,25 +24,49 @@ class Group(NamedTuple):
     adaptation: Adaptation
 
 
+class Stage(NamedTuple):
+    """Some layers, and the rows that go through them; the groups cover every row once, in order."""
+
+    layers: range
+    batch: Packed
+    groups: Sequence[Group]
+    take: Tensor | None  # [tokens]: which token of the stage before each one goes on from; None: all, as they stand
+
+
 def encode(
     weights: Weights, batch: Packed, groups: Sequence[Group], after_embedding: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Token vectors after the last layer, [tokens, hidden].
+    """Token vectors after the last layer, [tokens, hidden], of rows that stay the same all the way.
 
     Args:
         groups: cover every row once, in order.
         after_embedding: a change to the embedded tokens; training puts its dropout there.
     """
-    x = _embed(weights.embeddings, batch, weights.norm_eps)
+    return encode_stages(weights, [Stage(range(len(weights.layers)), batch, groups, None)], after_embedding)
+
+
+def encode_stages(
+    weights: Weights, stages: Sequence[Stage], after_embedding: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Token vectors after the last layer, [tokens of the last stage, hidden]."""
+    x = _embed(weights.embeddings, stages[0].batch, weights.norm_eps)
     if after_embedding is not None:
         x = after_embedding(x)
     x = x.to(weights.dtype)
     stream = x  # what sub-layers add to; `x` is what they read
-    for index, layer in enumerate(weights.layers):
-        run = _Layer(index, layer, weights, batch, groups)
+    for stage in stages:
+        if stage.take is not None:
+            stream, x = (vectors.index_select(0, stage.take) for vectors in (stream, x))
+        stream, x = _through(weights, stage, stream, x)
+    return x
+
+
+def _through(weights: Weights, stage: Stage, stream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    for index in stage.layers:
+        run = _Layer(index, weights.layers[index], weights, stage.batch, stage.groups)
         stream, x = run.close("attention", stream, x, run.linear("attention_out", run.attend(run.linear("qkv", x))))
         stream, x = run.close("ffn", stream, x, run.linear("ffn_out", weights.widen(run.linear("ffn_in", x))))
-    return x
+    return stream, x
 
 
 def _embed(embeddings: Embeddings, batch: Packed, eps: float) -> Tensor:

@@ -1,17 +1,16 @@
 """The engine: rows of any tasks in, each row's raw outputs out, by one pass of the base."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from service.adapters.methods import Adaptation
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
-from service.engine.encoder import Group, encode
-from service.engine.packing import pack
+from service.engine.encoder import encode_stages
+from service.engine.stages import Asked, plan
 from service.tasks import Floats, TokenizedRow
 
 
@@ -36,45 +35,22 @@ class Engine:
         """
         if not rows:
             return []
-        # Neighbours share an adapter, then a head; equal lengths stand together for attention's sake.
-        order = sorted(range(len(rows)), key=lambda i: _place(rows[i]))
-        ordered = [rows[i] for i in order]
-        answers: list[Floats | None] = [None] * len(rows)
         with torch.inference_mode():
-            outputs = self._heads(ordered, self._hidden(ordered))
-            for i, output in zip(order, outputs, strict=True):
-                answers[i] = output
-        return answers  # type: ignore[return-value]  # every place is filled: `order` is a permutation
+            asked = [Asked(row.tokens, row.resident.adaptation, id(row.resident)) for row in rows]
+            stages, spans = plan(asked, self.base.dims.layers)
+            return self._heads(rows, encode_stages(self.base.weights, stages), spans)
 
-    def _hidden(self, rows: Sequence[Row]) -> Tensor:
-        """Token vectors of all rows, [tokens, hidden], from the one pass."""
-        batch = pack([row.tokens for row in rows], [row.resident.adaptation.prefix_length for row in rows])
-        return encode(self.base.weights, batch, _groups(rows))
-
-    def _heads(self, rows: Sequence[Row], hidden: Tensor) -> list[Floats]:
-        outputs: list[Floats] = []
-        first = 0
-        for resident, mine in groupby(rows, key=lambda row: row.resident):
-            lengths = [len(row.tokens) for row in mine]
-            vectors = hidden[first : first + sum(lengths)].float()
+    def _heads(self, rows: Sequence[Row], hidden: Tensor, spans: Sequence[tuple[int, int]]) -> list[Floats]:
+        """Raw outputs by row, from the token vectors [tokens, hidden] that each row's span names."""
+        by_resident: dict[Resident, list[int]] = defaultdict(list)
+        for number, row in enumerate(rows):
+            by_resident[row.resident].append(number)
+        found: dict[int, Floats] = {}
+        for resident, mine in by_resident.items():
+            lengths = [len(rows[number].tokens) for number in mine]
+            vectors = torch.cat([hidden[slice(*spans[number])] for number in mine]).float()
             features = resident.kind.features(resident.manifest.head, vectors, torch.tensor(lengths))
-            found = resident.kind.outputs(resident.head, features)
-            outputs.extend(part.numpy() for part in (found.split(lengths) if resident.kind.per_token else found))
-            first += sum(lengths)
-        return outputs
-
-
-def _place(row: Row) -> tuple[int, int, int]:
-    return id(row.resident.adaptation), id(row.resident), len(row.tokens)
-
-
-def _groups(rows: Sequence[Row]) -> list[Group]:
-    groups: list[Group] = []
-    row = token = 0
-    for _, mine in groupby(rows, key=lambda row: id(row.resident.adaptation)):
-        members = list(mine)
-        last_row, last_token = row + len(members), token + sum(len(member.tokens) for member in members)
-        adaptation: Adaptation = members[0].resident.adaptation
-        groups.append(Group(slice(row, last_row), slice(token, last_token), adaptation))
-        row, token = last_row, last_token
-    return groups
+            outputs = resident.kind.outputs(resident.head, features)
+            parts = torch.split(outputs, lengths) if resident.kind.per_token else outputs
+            found.update(zip(mine, (part.numpy() for part in parts), strict=True))
+        return [found[number] for number in range(len(rows))]

@@ -1,6 +1,7 @@
 """The kinds of task. A new one is a file here and a row in `KINDS`."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -25,10 +26,22 @@ def kind_of(manifest: Manifest) -> Kind:
     return KINDS[manifest.kind]
 
 
+class ReadingSettings(NamedTuple):
+    """All that decides how a task reads an input; the arguments of `read`."""
+
+    max_length: int
+    overlap: int | None
+    spans: bool
+
+
+def reading_settings(manifest: Manifest) -> ReadingSettings:
+    kind, settings = kind_of(manifest), manifest.tokenizer
+    return ReadingSettings(settings.max_length, settings.overlap if kind.windowed else None, kind.per_token)
+
+
 def read_for(manifest: Manifest, tokenizer: Tokenizer, inputs: Sequence[Given]) -> list[Reading]:
     """Tokenises inputs as the task does."""
-    kind, settings = kind_of(manifest), manifest.tokenizer
-    return read(tokenizer, inputs, settings.max_length, settings.overlap if kind.windowed else None, kind.per_token)
+    return read(tokenizer, inputs, *reading_settings(manifest))
 
 
 def expected_shapes(manifest: Manifest, dims: Dims) -> dict[str, Shape]:
@@ -54,4 +67,5 @@ __all__ = [
     "expected_shapes",
     "kind_of",
     "read_for",
+    "reading_settings",
 ]

@@ -142,7 +142,7 @@ class Dropping(Adaptation):
 
     def __init__(self, inner: Adaptation, drop: Dropout) -> None:
         self._inner, self._drop = inner, drop
-        self.sites, self.prefix_length = inner.sites, inner.prefix_length
+        self.sites, self.prefix_length, self.first_layer = inner.sites, inner.prefix_length, inner.first_layer
 
     def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
         return self._inner.after_linear(layer, site, entered, left)

@@ -261,7 +261,7 @@ def test_another_media_type(service: Harness, media: str) -> None:
     assert_problem(response, 415, "unsupported_media_type", f"is {media}; send it as application/json")
 
 
-@pytest.mark.parametrize("path", ["/", "/predict", "/nope", "/predict/mood/more", "/predict/..%2f..%2fetc", "/%ff"])
+@pytest.mark.parametrize("path", ["/", "/predictions", "/nope", "/predict/mood/more", "/predict/..%2f..%2fetc", "/%ff"])
 def test_a_path_that_leads_nowhere(service: Harness, path: str) -> None:
     assert_problem(service.http.post(path, json={"inputs": "x"}), 404, "no_such_path", "^POST /.*: Not Found")
 

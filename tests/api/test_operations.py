@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.schemas import ActivateRequest, PredictRequest
+from service.api.schemas import ActivateRequest, PredictManyRequest, PredictRequest
 from service.engine.base_model import BaseModel
 from service.serving.runner import Runner
 from tests.api.harness import JSON, Harness, assert_problem
 from tests.tiny import make_adapter
 
 ROUTES = {
+    ("post", "/predict"),
     ("post", "/predict/{task}"),
     ("get", "/tasks"),
     ("get", "/tasks/{task}"),
@@ -164,7 +165,12 @@ def test_the_documents_examples_are_answered(service: Harness, tiny_base: BaseMo
 
 
 @pytest.mark.parametrize(
-    ("path", "model"), [("/predict/{task}", PredictRequest), ("/adapters/{task}/activate", ActivateRequest)]
+    ("path", "model"),
+    [
+        ("/predict/{task}", PredictRequest),
+        ("/predict", PredictManyRequest),
+        ("/adapters/{task}/activate", ActivateRequest),
+    ],
 )
 def test_the_document_shows_every_field_of_a_body(service: Harness, path: str, model: type[Any]) -> None:
     operation = service.get("/openapi.json")["paths"][path]["post"]

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.adapters.manifest import KindName
-from service.adapters.methods import Adaptation, AnyMethod, Houlsby
+from service.adapters.methods import AnyMethod, Houlsby
 from service.engine import engine as engine_module
 from service.engine.bank import Resident, bare_resident
 from service.engine.base_model import BaseModel, load_base
-from service.engine.encoder import Group, encode
+from service.engine.encoder import Stage, encode_stages
 from service.engine.engine import Engine, Row
-from service.engine.packing import Packed
 from service.engine.weights import Weights
 from service.tasks import Floats, Given, read_for
 from tests.tiny import KINDS, METHODS, alone, make_resident, random_row
@@ -138,26 +137,27 @@ def test_raw_outputs_have_the_heads_width(tiny_base: BaseModel, tasks: list[Resi
 def test_one_pass_serves_all_tasks(
     tiny_base: BaseModel, tasks: list[Resident], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes: list[int] = []
-    adaptations: list[Adaptation] = []
+    passes: list[Sequence[Stage]] = []
     multiplied: list[Tensor] = []
     linear = torch.nn.functional.linear
 
-    def counting_encode(weights: Weights, batch: Packed, groups: Sequence[Group]) -> Tensor:
-        passes.append(len(batch.ids))
-        adaptations.extend(group.adaptation for group in groups)
-        return encode(weights, batch, groups)
+    def counting_encode(weights: Weights, stages: Sequence[Stage]) -> Tensor:
+        passes.append(stages)
+        return encode_stages(weights, stages)
 
     def counting_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         multiplied.append(weight)
         return linear(x, weight, bias)
 
-    monkeypatch.setattr(engine_module, "encode", counting_encode)
+    monkeypatch.setattr(engine_module, "encode_stages", counting_encode)
     monkeypatch.setattr(torch.nn.functional, "linear", counting_linear)
     Engine(tiny_base).run([_row(task, length, seed=0) for task in tasks for length in (3, 9, 9)])
-    assert passes == [len(tasks) * 21]
-    # Each once, its rows together; those of the bare base, method head, share one.
-    assert len(adaptations) == len(set(adaptations)) == TASKS - len(KINDS)
+    [stages] = passes
+    assert [layer for stage in stages for layer in stage.layers] == list(range(tiny_base.dims.layers))
+    for stage in stages:  # each adapter once, its rows together; those of the bare base share one
+        adaptations = [group.adaptation for group in stage.groups]
+        assert len(adaptations) == len(set(adaptations))
+    assert len(stages[-1].groups) == TASKS - len(KINDS)
     for layer in tiny_base.weights.layers:
         for part in (layer.qkv, layer.attention_out, layer.ffn_in, layer.ffn_out):
             assert sum(weight is part.weight for weight in multiplied) == 1

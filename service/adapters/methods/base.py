@@ -1,7 +1,7 @@
 """What a method is: a config that knows its tensors, and how they enter the frozen encoder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -54,6 +54,7 @@ class Adaptation:
 
     sites: frozenset[tuple[int, Site]] = frozenset()  # where `after_linear` has something to do
     prefix_length: int = 0
+    first_layer: int | None = None  # below it, nothing is changed; None: nowhere
 
     def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
         """Changes what a linear layer made of `entered` [tokens, in] into `left` [tokens, out]."""
@@ -178,9 +179,10 @@ class LayeredMethod(Method):
 
 
 class LayeredAdaptation(Adaptation):
-    """An adaptation with the task's LayerNorms."""
+    """An adaptation of some layers, with the task's LayerNorms."""
 
-    def __init__(self, norms: Norms) -> None:
+    def __init__(self, layers: Iterable[int], norms: Norms) -> None:
+        self.first_layer = min(layers, default=None)
         self._norms = norms
 
     def norm(self, layer: int, place: Place, own: Norm) -> Norm:

@@ -53,7 +53,7 @@ class BottleneckAdaptation(LayeredAdaptation):
     """One after another: the bottleneck reads what the sub-layer made."""
 
     def __init__(self, blocks: Bottlenecks, norms: Norms, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(norms)
+        super().__init__((layer for layer, _ in blocks), norms)
         self._blocks = blocks
         self._activation = activation
 

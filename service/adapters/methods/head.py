@@ -23,4 +23,4 @@ class Head(LayeredMethod):
         raise NotImplementedError  # there is nothing to start
 
     def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
-        return LayeredAdaptation(self.own_norms(dims, tensors)) if self.norms else BARE
+        return LayeredAdaptation(self.numbers(dims), self.own_norms(dims, tensors)) if self.norms else BARE

@@ -33,7 +33,7 @@ class LowRank(NamedTuple):
 
 class LoraAdaptation(LayeredAdaptation):
     def __init__(self, parts: Mapping[tuple[int, Site], LowRank], norms: Norms) -> None:
-        super().__init__(norms)
+        super().__init__((layer for layer, _ in (*parts, *norms)), norms)
         self._parts = parts
         self.sites = frozenset(parts)
 

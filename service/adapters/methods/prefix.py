@@ -25,7 +25,7 @@ from service.adapters.methods.base import (
 
 class PrefixAdaptation(LayeredAdaptation):
     def __init__(self, prefixes: Mapping[int, Prefix], length: int, norms: Norms) -> None:
-        super().__init__(norms)
+        super().__init__(prefixes, norms)
         self._prefixes = prefixes
         self.prefix_length = length
 

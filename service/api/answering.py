@@ -1,0 +1,181 @@
+"""From a request's inputs to the tasks' answers: checked, tokenised, run in one job, decoded."""
+
+import asyncio
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+from fastapi import Request
+
+from service.adapters.manifest import MAX_LABELS, Manifest
+from service.api.schemas import Parameters, QuestionInput, TextInput
+from service.api.services import Services
+from service.engine.bank import Resident
+from service.engine.base_model import BaseModel
+from service.engine.engine import Row
+from service.errors import BadInput, CallerLeft, EngineFault
+from service.tasks import Answer, Floats, Given, Reading, read_for, reading_settings
+
+INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
+INLINE_NUMBERS = 20_000  # more outputs than this are decoded there
+MAX_SCORES = 500_000  # in one answer
+
+Sent = str | TextInput | QuestionInput
+
+
+class Asked(NamedTuple):
+    """One task's part of a request."""
+
+    task: str
+    resident: Resident
+    readings: Sequence[Reading]
+
+
+async def answer(
+    request: Request,
+    services: Services,
+    residents: Mapping[str, Resident],
+    inputs: Sequence[Sent],
+    parameters: Parameters,
+) -> list[dict[str, Any]]:
+    """What each task answers to the inputs, in the tasks' order; all in one job.
+
+    Raises:
+        BadInput: naming the input by its place, and where several tasks are asked, the task.
+        Overloaded, EngineFault, CallerLeft
+    """
+    given = _checked(residents, inputs, parameters, services.settings.max_inputs)
+    asked = await _read(services.base, residents, given)
+    if not parameters.truncate:
+        _refuse_truncated(asked)
+    # By input, then by task: rows of one text stand together, and share what their tasks have in common.
+    order = [(number, one) for number in range(len(inputs)) for one in asked]
+    rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
+    outputs = await _while_awaited(request, services.runner.submit(rows))
+
+    def decoded() -> list[dict[str, Any]]:
+        left = iter(outputs)
+        predictions: dict[str, list[Answer]] = {task: [] for task in residents}
+        for number, one in order:
+            reading = one.readings[number]
+            raw = [next(left) for _ in reading.rows]
+            predictions[one.task].append(_decode(one, reading, raw, parameters.top_k))
+        return [_document(one, predictions[one.task]) for one in asked]
+
+    if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
+        return await asyncio.to_thread(decoded)
+    return decoded()
+
+
+def _checked(
+    residents: Mapping[str, Resident], inputs: Sequence[Sent], parameters: Parameters, limit: int
+) -> dict[str, list[Given]]:
+    """The inputs as each task reads them."""
+    if len(inputs) * len(residents) > limit:
+        times = f" for {len(residents)} tasks" if len(residents) > 1 else ""
+        raise BadInput(f"inputs: {len(inputs)}{times} in one request; at most {limit} are answered")
+    labels = sum(min(len(one.manifest.labels), parameters.top_k or MAX_LABELS) for one in residents.values())
+    if len(inputs) * labels > MAX_SCORES:
+        raise BadInput(
+            f"inputs: {len(inputs) * labels} scores in one answer, at most {MAX_SCORES} are given; name top_k"
+        )
+    return {
+        task: [
+            _given(resident.manifest, f"inputs[{index}]", one, f"task {task}" if len(residents) > 1 else "the task")
+            for index, one in enumerate(inputs)
+        ]
+        for task, resident in residents.items()
+    }
+
+
+def _given(manifest: Manifest, place: str, sent: Sent, task: str) -> Given:
+    names = ("question", "context") if manifest.kind == "answer" else ("text", "text_pair")
+    found = {"text": sent} if isinstance(sent, str) else sent.model_dump(exclude_none=True)
+    needed = names if manifest.head.pair else names[:1]
+    if set(found) != set(needed):
+        raise BadInput(f"{place}: {task} reads {_form(needed)}; {_form(found)} was sent")
+    for name, value in found.items():
+        if not value.strip():
+            raise BadInput(f"{place}: {name} is empty")
+    return Given(*(found[name] for name in needed))
+
+
+def _form(names: Collection[str]) -> str:
+    return "a text" if set(names) == {"text"} else f"{{{', '.join(names)}}}"
+
+
+async def _read(
+    base: BaseModel, residents: Mapping[str, Resident], given: Mapping[str, Sequence[Given]]
+) -> list[Asked]:
+    """Tokenises the inputs; once for all tasks that read them alike."""
+
+    def read() -> Iterator[Asked]:
+        known: dict[object, list[Reading]] = {}
+        for task, resident in residents.items():
+            alike = (reading_settings(resident.manifest), resident.manifest.head.pair)
+            if alike not in known:
+                known[alike] = read_for(resident.manifest, base.tokenizer, given[task])
+            yield Asked(task, resident, known[alike])
+
+    characters = sum(len(one.text) + len(one.text_pair or "") for inputs in given.values() for one in inputs)
+    if characters > INLINE_CHARACTERS:
+        return await asyncio.to_thread(lambda: list(read()))
+    return list(read())
+
+
+def _refuse_truncated(asked: Sequence[Asked]) -> None:
+    for one in asked:
+        for index, reading in enumerate(one.readings):
+            if reading.truncated:
+                longest = one.resident.manifest.tokenizer.max_length
+                task = f"task {one.task}" if len(asked) > 1 else "the task"
+                raise BadInput(f"inputs[{index}]: longer than {task}'s {longest} tokens, and truncate is false")
+
+
+async def _while_awaited(request: Request, future: Future[list[Floats]]) -> list[Floats]:
+    """The engine's outputs; the job is given up when the caller goes away.
+
+    Raises:
+        CallerLeft
+    """
+    outputs = asyncio.wrap_future(future)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((outputs, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not outputs.done():
+            raise CallerLeft("the caller left before the answer")
+        return outputs.result()
+    finally:
+        outputs.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _decode(one: Asked, reading: Reading, raw: Sequence[Floats], top_k: int | None) -> Answer:
+    resident = one.resident
+    finite = all(np.isfinite(part).all() for part in raw)
+    with np.errstate(all="ignore"):  # judged by what comes out
+        prediction = resident.kind.decode(resident.manifest, reading, raw, top_k)
+    if not (finite and np.isfinite(prediction.outputs).all()):
+        raise EngineFault(f"task {one.task} version {resident.version} put out a value that is not a finite number")
+    return prediction.answer
+
+
+def _document(one: Asked, predictions: Sequence[Answer]) -> dict[str, Any]:
+    """The answer as the API documents it."""
+    return {
+        "task": one.task,
+        "version": one.resident.version,
+        "digest": one.resident.digest,
+        "kind": one.resident.manifest.kind,
+        "predictions": predictions,
+        "usage": {
+            "tokens": sum(len(row) for reading in one.readings for row in reading.rows),
+            "truncated": sum(reading.truncated for reading in one.readings),
+        },
+    }
