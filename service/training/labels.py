@@ -73,7 +73,7 @@ def doubts(kind: KindName, examples: Sequence[Example]) -> Iterator[str]:
         found[example.given].add(label if isinstance(label, str) else frozenset(label))
     if copies := len(examples) - len(found):
         torn = sum(len(labels) > 1 for labels in found.values())
-        yield f"{copies:,} of {len(examples):,} rows are copies of others; {torn:,} inputs have contradicting labels"
+        yield f"{copies:,} of {len(examples):,} rows are copies of others; inputs with contradicting labels: {torn:,}"
     spelt: dict[str, set[str]] = defaultdict(set)
     for example in examples if kind in ("classification", "multilabel", "tagging") else ():
         for name in names_of(example.label):

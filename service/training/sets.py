@@ -10,7 +10,6 @@ from service.adapters.manifest import Manifest
 from service.engine.base_model import BaseModel
 from service.errors import BadData
 from service.tasks import Kind, Label, Labelled, Reading, TokenizedRow, kind_of, read_for
-from service.tasks.reading import read
 from service.training.data import Example
 
 CHUNK = 1024  # inputs whose tokens are in memory at once, where they are only counted
@@ -77,8 +76,14 @@ def prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example]) ->
 
 def count_cut(base: BaseModel, kind: Kind, examples: Sequence[Example], max_length: int) -> int:
     """How many inputs are longer than `max_length` tokens, and will be cut."""
-    if kind.windowed:
+    if kind.windowed or not examples:
         return 0
-    inputs = [example.given for example in examples]
-    chunks = (inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK))
-    return sum(reading.truncated for chunk in chunks for reading in read(base.tokenizer, chunk, max_length))
+    pair = examples[0].text_pair is not None
+    room = max_length - base.tokenizer.num_special_tokens_to_add(pair)
+    count = 0
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples[start : start + CHUNK]
+        firsts = base.tokenizer.encode_batch([one.text for one in chunk], add_special_tokens=False)
+        seconds = base.tokenizer.encode_batch([one.text_pair or "" for one in chunk], add_special_tokens=False)
+        count += sum(len(first) + len(second) > room for first, second in zip(firsts, seconds, strict=True))
+    return count

@@ -80,9 +80,13 @@ def test_labels_that_are_all_different_are_taken_for_the_texts() -> None:
 @pytest.mark.parametrize(
     ("kind", "rows", "said"),
     [
-        ("classification", [("a", "x"), ("b", "y"), ("a", "x")], ["1 of 3 rows are copies of others; 0 inputs have"]),
-        ("classification", [("a", "x"), ("a", "y"), ("a", "x"), ("b", "x")], ["2 of 4 rows are .*; 1 inputs have"]),
-        ("multilabel", [("a", ("x", "y")), ("a", ("y", "x"))], ["1 of 2 rows are .*; 0 inputs"]),
+        (
+            "classification",
+            [("a", "x"), ("b", "y"), ("a", "x")],
+            ["1 of 3 rows are copies of others; inputs with contradicting labels: 0$"],
+        ),
+        ("classification", [("a", "x"), ("a", "y"), ("a", "x"), ("b", "x")], ["2 of 4 rows are .*: 1$"]),
+        ("multilabel", [("a", ("x", "y")), ("a", ("y", "x"))], ["1 of 2 rows are .*: 0$"]),
         ("classification", [("a", "x"), ("b", "y")], []),
         ("classification", [("a", "Pos"), ("b", "neg"), ("c", "pos")], ["only by case .*: Pos and pos$"]),
         ("tagging", [("a", (Span(0, 1, "LOC"),)), ("b", (Span(0, 1, "loc"),))], ["only by case .*: LOC and loc$"]),

@@ -92,7 +92,7 @@ def test_what_is_doubtful_about_the_data_is_said(tmp_path: Path, tiny_folder: Pa
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(rows) + "good 3,Pos\nbad 4,Pos\ngood 5,pos\ngreat,pos\n")
     lines = train(tiny_folder, data, *QUICK, "--out", tmp_path).stderr.splitlines()
-    assert "3 of 44 rows are copies of others; 2 inputs have contradicting labels" in lines
+    assert "3 of 44 rows are copies of others; inputs with contradicting labels: 2" in lines
     assert "labels that differ only by case are taken for different ones: Pos and pos" in lines
 
 
