@@ -355,8 +355,8 @@ def test_a_training_that_was_cut_is_resumed(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.cli.training._Bar.show", cut)
-        assert train(tiny_folder, data, *options).exit_code == 1
+        patch.setattr("service.cli.training.Bar.show", cut)
+        assert train(tiny_folder, data, *options).exit_code == 130
     assert list(tmp_path.glob("*.checkpoint"))
     assert_sentence(train(tiny_folder, data, *options, "--resume", "--bottleneck", 5), "is of another training")
     (tmp_path / "x-1.safetensors").unlink()
@@ -414,8 +414,8 @@ def test_what_cannot_be_measured_ends_with_a_sentence(
     here = ("--base-model", tiny_folder)
     assert_sentence(run("evaluate", adapter, data, *here, "--metric", "f1"), "not measured by f1")
     assert_sentence(run("evaluate", adapter, data, *here, "--label", "mood"), "no column mood; found text, label")
-    assert_sentence(run("evaluate", "mood", data, "--url", url), "row 1: 'positive' is not one of the labels a, b")
-    assert_sentence(run("evaluate", "same", data, "--url", url), "row 1: the task reads two texts")
+    assert_sentence(run("evaluate", "mood", data, "--url", url), "data.csv:2: 'positive' is not one of the labels a, b")
+    assert_sentence(run("evaluate", "same", data, "--url", url), "data.csv:2: the task reads two texts")
     assert_sentence(run("evaluate", "nope", data, "--url", url), "task 'nope' is not served")
     assert_sentence(run("evaluate", "embedding", data, "--url", url), "embedding")
     assert_sentence(run("evaluate", "mood", data, "--url", "http://127.0.0.1:1"), "no answer from")
@@ -426,7 +426,7 @@ def test_what_cannot_be_measured_ends_with_a_sentence(
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        (("--task", "No Name"), "task: String should match pattern"),
+        (("--task", "No Name"), "'No Name' is no task name: small letters, digits"),
         (("--task", "x", "--source", "s" * 3000), "source: String should have at most 2000"),
         (("--task", "x", "--label", "mood"), "training.csv.*mood"),
         (("--task", "x", "--base-model", "/none"), "base model /none: there is no such folder"),

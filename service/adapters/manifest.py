@@ -11,12 +11,14 @@ from service.errors import BadAdapter
 from service.strict import Strict
 
 TASK_NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
+TASK_NAME_WORDS = "small letters, digits, '.', '_' and '-'; a letter or digit at both ends; at most 64"
 TaskName = Annotated[str, Field(pattern=TASK_NAME, description="small letters, digits, '.', '_' and '-'; at most 64")]
 KindName = Literal["classification", "multilabel", "regression", "tagging", "answer", "embedding"]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 MAX_LABELS = 10_000
+MAX_GOLDEN = 64
 MAX_OUTPUTS = 10_000  # of one golden example; kinds that read every token have some for each
 
 
@@ -102,7 +104,7 @@ class Manifest(Strict):
     head: HeadSettings = HeadSettings()
     calibration: Calibration = Calibration()
     trained: Trained | None = None
-    golden: list[Golden] = Field(fail_fast=True, default_factory=list, max_length=64)
+    golden: list[Golden] = Field(fail_fast=True, default_factory=list, max_length=MAX_GOLDEN)
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far an answer may be from a golden output")
     description: str = Field(default="", max_length=10_000)
     licence: str = Field(default="", max_length=500)

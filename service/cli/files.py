@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from service.cli.program import naming
+
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -15,7 +17,8 @@ def inspect(file: Path, as_json: bool) -> None:
     from service.adapters.file import digest
 
     data = file.read_bytes()
-    header = _whole(data)
+    with naming(file):
+        header = _whole(data)
     manifest = header.manifest
     if as_json:
         click.echo(manifest.model_dump_json(indent=2, exclude_none=True))

@@ -1,5 +1,8 @@
 """The group that all commands belong to, and what they share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,9 +10,18 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.client import DEFAULT_URL
-from service.errors import RootstockError
+from service.errors import BadAdapter, RootstockError
 
 url_option = click.option("--url", envvar="ROOTSTOCK_URL", default=DEFAULT_URL, show_default=True, show_envvar=True)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """What is wrong with an adapter is said with the name of its file."""
+    try:
+        yield
+    except BadAdapter as error:
+        raise BadAdapter(f"{file}: {error.detail}") from error
 
 
 class _Program(click.Group):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
-from service.adapters.manifest import TASK_NAME, Manifest
+from service.adapters.manifest import TASK_NAME, TASK_NAME_WORDS, Manifest
 from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, fitting_manifest, load_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownTask, UnknownVersion
@@ -133,10 +133,7 @@ class Registry:
             BadStore: the store could not be written; nothing has changed.
         """
         if not re.fullmatch(TASK_NAME, name):
-            raise BadInput(
-                f"{name!r} is no task name: small letters, digits, '.', '_' and '-'; "
-                "a letter or digit at both ends; at most 64"
-            )
+            raise BadInput(f"{name!r} is no task name: {TASK_NAME_WORDS}")
         if name == BARE_TASK:
             raise Conflict(f"task {name} is answered by the bare base and takes no adapter")
         with self._changing:

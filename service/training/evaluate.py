@@ -8,13 +8,15 @@ from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData
-from service.tasks import Answer, Given, kind_of, read_for
-from service.training.data import Columns, read_examples
+from service.tasks import Answer, Floats, Given, TokenizedRow, kind_of, read_for
+from service.training.batches import by_tokens
+from service.training.columns import GUESSED, Columns
+from service.training.data import read_examples
 from service.training.measure import Measured, measure_answers
-from service.training.sets import check_examples
+from service.training.sets import Unfit, check_examples
 
-GUESSED = Columns()
 BATCH = 64  # inputs asked at once
+BATCH_TOKENS = 2048  # in one pass of the base, as the service has it
 
 Ask = Callable[[Sequence[Given]], Sequence[Answer]]
 
@@ -35,23 +37,37 @@ def evaluate(
     examples = read_examples(path, columns, manifest.kind)
     try:
         check_examples(manifest, examples)
-    except ValueError as error:
-        raise BadData(f"{path}: {error}") from error
+    except Unfit as error:
+        raise error.of(path) from error
     inputs = [example.given for example in examples]
     answers = [answer for start in range(0, len(inputs), BATCH) for answer in ask(inputs[start : start + BATCH])]
     return measure_answers(manifest, answers, [example.label for example in examples], metric)
 
 
-def asking(base: BaseModel, resident: Resident) -> Ask:
+class Asked:
     """Answers by the engine of this process, as the service gives them."""
-    engine, manifest = Engine(base), resident.manifest
 
-    def ask(inputs: Sequence[Given]) -> list[Answer]:
-        readings = read_for(manifest, base.tokenizer, inputs)
-        outputs = iter(engine.run([Row(row, resident) for reading in readings for row in reading.rows]))
-        return [
-            resident.kind.decode(manifest, reading, [next(outputs) for _ in reading.rows]).answer
-            for reading in readings
-        ]
+    def __init__(self, base: BaseModel, resident: Resident) -> None:
+        self._engine, self._resident = Engine(base), resident
+        self.cut = 0  # inputs so far that were longer than the task reads
 
-    return ask
+    def __call__(self, inputs: Sequence[Given]) -> list[Answer]:
+        manifest, kind = self._resident.manifest, self._resident.kind
+        readings = read_for(manifest, self._engine.base.tokenizer, inputs)
+        self.cut += sum(reading.truncated for reading in readings)
+        outputs = iter(self._outputs([row for reading in readings for row in reading.rows]))
+        return [kind.decode(manifest, reading, [next(outputs) for _ in reading.rows]).answer for reading in readings]
+
+    def _outputs(self, rows: Sequence[TokenizedRow]) -> list[Floats]:
+        """By row; long inputs have many windows, so that a pass is bounded by tokens and not by inputs."""
+        lengths = [len(row) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: lengths[i])
+        found: dict[int, Floats] = {}
+        for batch in by_tokens(order, lengths, BATCH_TOKENS):
+            found.update(zip(batch, self._engine.run([Row(rows[i], self._resident) for i in batch]), strict=True))
+        return [found[i] for i in range(len(rows))]
+
+
+def asking(base: BaseModel, resident: Resident) -> Asked:
+    """An adapter on this machine, ready to be asked."""
+    return Asked(base, resident)

@@ -1,15 +1,21 @@
 """File formats: tables with named columns, JSON lines, tagged words, SQuAD; each as numbered rows of named columns."""
 
+import codecs
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from service.errors import BadData
+from service.training.tags import is_tag, parse_tag
 
 Row = Mapping[str, Any]
 Line = tuple[int, Row]  # its number in the file, and its columns
+
+SQUAD = '{"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": [{"text", "answer_start"}]}]}]}]}'
 
 
 def read_rows(path: Path) -> Iterator[Line]:
@@ -18,39 +24,67 @@ def read_rows(path: Path) -> Iterator[Line]:
     Raises:
         BadData: naming the file, and the line where it can.
     """
-    if path.suffix not in FORMATS:
+    rows = FORMATS.get(path.suffix.lower())
+    if rows is None:
         raise BadData(f"{path}: unknown format; use {', '.join(FORMATS)}")
+    yield from rows(path, _text(path))
+
+
+def _text(path: Path) -> str:
+    """UTF-8; or UTF-16 with its mark at the start, which is what spreadsheets call Unicode."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from FORMATS[path.suffix](path, file)
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise BadData(f"{path}: {error}") from error
-
-
-def _csv_rows(path: Path, file: TextIO) -> Iterator[Line]:
-    return _table_rows(path, csv.DictReader(file, strict=True))
-
-
-def _tsv_rows(path: Path, file: TextIO) -> Iterator[Line]:
-    # Without quoting: a lone quote in a text is just a quote.
-    return _table_rows(path, csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
-
-
-def _table_rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[Line]:
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        names = reader.fieldnames or []
-        if len(set(names)) != len(names):
-            raise BadData(f"{path}:1: two columns have one name: {', '.join(names)}")
-        for row in reader:
-            if None in row or None in row.values():
-                raise BadData(f"{path}:{reader.line_num}: expected {len(names)} columns")
-            yield reader.line_num, dict(row)
+        return data.decode("utf-16") if wide else data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count("\n".encode("utf-16-le" if wide else "utf-8"), 0, error.start) + 1
+        raise BadData(f"{path}:{line}: not {'UTF-16' if wide else 'UTF-8'}; save it as UTF-8") from error
+
+
+def _lines(text: str) -> StringIO:
+    """Lines with their ends as they are: \\n, \\r\\n or \\r, and none of Unicode's others."""
+    return StringIO(text, newline="")
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[Line]:
+    """Spreadsheets write the separator of their country: the header tells which."""
+    header = next(iter(_lines(text)), "")
+    separator = next((one for one in ",;\t" if one in header), ",")
+    return _table_rows(path, csv.reader(_lines(text), delimiter=separator, strict=True))
+
+
+def _tsv_rows(path: Path, text: str) -> Iterator[Line]:
+    # Without quoting: a lone quote in a text is just a quote.
+    return _table_rows(path, csv.reader(_lines(text), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+
+
+def _table_rows(path: Path, reader: Any) -> Iterator[Line]:
+    names: list[str] = []
+    line = 1  # the row's first: a quoted text may run over several
+    try:
+        for cells in reader:
+            if cells and not names:
+                names = _distinct(f"{path}:{line}", cells)
+            elif cells and len(cells) != len(names):
+                raise BadData(f"{path}:{line}: expected {len(names)} columns, found {len(cells)}")
+            elif cells:
+                yield line, dict(zip(names, cells, strict=True))
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise BadData(f"{path}:{reader.line_num + 1}: {error}") from error  # where the broken row begins
+        raise BadData(f"{path}:{line}: {error}") from error
 
 
-def _jsonl_rows(path: Path, file: TextIO) -> Iterator[Line]:
-    for number, line in enumerate(file, start=1):
+def _distinct(place: str, names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise BadData(f"{place}: two columns have one name: {', '.join(names)}")
+    return names
+
+
+def _jsonl_rows(path: Path, text: str) -> Iterator[Line]:
+    for number, line in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
         try:
@@ -62,20 +96,19 @@ def _jsonl_rows(path: Path, file: TextIO) -> Iterator[Line]:
         yield number, row
 
 
-def _conll_rows(path: Path, file: TextIO) -> Iterator[Line]:
+def _conll_rows(path: Path, text: str) -> Iterator[Line]:
     """A word and its tag a line, the word first and the tag last; an empty line ends a sentence."""
     words: list[str] = []
     tags: list[str] = []
     start = 1
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(_lines(text), start=1):
         fields = line.split()
         if fields and not fields[0].startswith("-DOCSTART-"):
-            if len(fields) < 2:
-                raise BadData(f"{path}:{number}: a word without a tag")
-            if not words:
-                start = number
+            if not words and _is_comment(line):
+                continue
+            start = start if words else number
             words.append(fields[0])
-            tags.append(fields[-1])
+            tags.append(_tag(f"{path}:{number}", fields))
         elif words:
             yield start, {"tokens": words, "tags": tags}
             words, tags = [], []
@@ -83,32 +116,48 @@ def _conll_rows(path: Path, file: TextIO) -> Iterator[Line]:
         yield start, {"tokens": words, "tags": tags}
 
 
-def _squad_rows(path: Path, file: TextIO) -> Iterator[Line]:
+def _is_comment(line: str) -> bool:
+    """`# …` and `#text = …`, which stand before a sentence; a `#` with its tag is a word."""
+    if re.match(r"#\s*\w+\s*=", line):
+        return True
+    return line.strip() == "#" or (line.startswith("# ") and not is_tag(line.split()[-1]))
+
+
+def _tag(place: str, fields: list[str]) -> str:
+    if len(fields) < 2:
+        raise BadData(f"{place}: a word without a tag")
+    try:
+        parse_tag(fields[-1])
+    except ValueError as error:
+        raise BadData(f"{place}: {error}") from error
+    return fields[-1]
+
+
+def _squad_rows(path: Path, text: str) -> Iterator[Line]:
     """SQuAD's nesting: data, paragraphs, questions. Rows are numbered as questions, for want of lines."""
     try:
-        whole = json.load(file)
-        articles = whole["data"] if isinstance(whole, dict) else whole
-        number = 0
-        for article in articles:
-            for paragraph in article.get("paragraphs", [article]):
-                for question in paragraph["qas"]:
-                    number += 1
-                    answers = [] if question.get("is_impossible") else question["answers"]
-                    yield (
-                        number,
-                        {
-                            "question": question["question"],
-                            "context": paragraph["context"],
-                            "answers": answers,
-                        },
-                    )
+        whole = json.loads(text)
+        yield from enumerate(_questions(whole["data"] if isinstance(whole, dict) else whole), start=1)
     except (ValueError, RecursionError) as error:
         raise BadData(f"{path}: not JSON: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise BadData(f"{path}: not in SQuAD's form: {error!r}") from error
+        raise BadData(
+            f"{path}: not in SQuAD's form, which is {SQUAD}; other rows go into a .jsonl, one JSON object a line"
+        ) from error
 
 
-FORMATS: dict[str, Callable[[Path, TextIO], Iterator[Line]]] = {
+def _questions(articles: Iterable[Any]) -> Iterator[Row]:
+    for article in articles:
+        for paragraph in article.get("paragraphs", [article]):
+            for question in paragraph["qas"]:
+                yield {
+                    "question": question["question"],
+                    "context": paragraph["context"],
+                    "answers": [] if question.get("is_impossible") else question["answers"],
+                }
+
+
+FORMATS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
     ".csv": _csv_rows,
     ".tsv": _tsv_rows,
     ".jsonl": _jsonl_rows,

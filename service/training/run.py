@@ -29,13 +29,16 @@ from service.engine.bank import load_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData, Diverged
-from service.tasks import KINDS, Span, kind_of, read_for
+from service.tasks import KINDS, kind_of, read_for
 from service.tasks.reading import Given
 from service.training.checkpoint import Checkpoint
-from service.training.data import Columns, Example, infer_kind, read_examples, split
+from service.training.columns import Columns
+from service.training.data import Example, read_examples
+from service.training.labels import check_labels, doubts, infer_kind, names_of
 from service.training.measure import Measured, measure_answers
 from service.training.recipe import Recipe
-from service.training.sets import Set, prepare
+from service.training.sets import Set, Unfit, count_cut, prepare
+from service.training.splitting import set_aside
 from service.training.trainer import (
     Progress,
     Trained,
@@ -94,6 +97,7 @@ class Data:
     training: list[Example]
     validation: list[Example]
     test: list[Example]
+    doubts: Sequence[str] = ()  # what may be a mistake in the training file
 
 
 Watch = Callable[[int, int, Progress], None]  # (run, runs, progress)
@@ -106,17 +110,41 @@ def read_data(plan: Plan) -> Data:
         BadData: a file is wrong, or holds nothing to learn from.
     """
     training = read_examples(plan.training, plan.columns, plan.kind)
-    kind = plan.kind or infer_kind(training)
+    kind = plan.kind or infer_kind(training, plan.training)
     if kind == "multilabel" and plan.kind is None:
         training = read_examples(plan.training, plan.columns, kind)
+    check_labels(kind, training, plan.training)
+    found = list(doubts(kind, training))
     if plan.validation is not None:
         validation = read_examples(plan.validation, plan.columns, kind)
     else:
-        training, validation = split(training, VALIDATION_SHARE, plan.recipe.seed, stratify=kind == "classification")
-    if not training or not validation:
-        raise BadData(f"{plan.training}: too few rows to train on some and validate on others")
+        training, validation = set_aside(training, kind, VALIDATION_SHARE, plan.recipe.seed)
+        if not validation:
+            raise BadData(
+                f"{plan.training}: too few rows to train on some and validate on others: a label's only rows must be "
+                f"trained on, and {'questions on one passage' if kind == 'answer' else 'equal inputs'} stay together; "
+                "name other rows with --validation"
+            )
     test = read_examples(plan.test, plan.columns, kind) if plan.test else []
-    return Data(kind, training, validation, test)
+    return Data(kind, training, validation, test, found)
+
+
+def tokens_read(base: BaseModel, plan: Plan, kind: KindName) -> int:
+    """How many tokens of an input the task will read at once.
+
+    Raises:
+        BadData: the base does not read as many.
+    """
+    if plan.max_length is None:
+        return min(KINDS[kind].max_length, base.max_length)
+    if plan.max_length > base.max_length:
+        raise BadData(f"--max-length {plan.max_length} is too long: {base.name} reads {base.max_length} tokens at most")
+    return plan.max_length
+
+
+def count_cut_rows(base: BaseModel, plan: Plan, data: Data) -> int:
+    """How many training rows are longer than what is read, and so are cut."""
+    return count_cut(base, KINDS[data.kind], data.training, tokens_read(base, plan, data.kind))
 
 
 def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs, progress: None) -> Outcome:
@@ -162,8 +190,8 @@ def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs
 def _prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example], path: Path) -> Set:
     try:
         return prepare(base, manifest, examples)
-    except ValueError as error:
-        raise BadData(f"{path}: {error}") from error
+    except Unfit as error:
+        raise error.of(path) from error
 
 
 def _manifest(base: BaseModel, plan: Plan, data: Data) -> Manifest:
@@ -180,9 +208,9 @@ def _manifest(base: BaseModel, plan: Plan, data: Data) -> Manifest:
         task=plan.task,
         kind=data.kind,
         method=plan.method,
-        labels=_labels(plan, data),
+        labels=_labels(data),
         base=base.identity,
-        tokenizer=TokenizerSettings(max_length=min(plan.max_length or kind.max_length, base.max_length)),
+        tokenizer=TokenizerSettings(max_length=tokens_read(base, plan, data.kind)),
         head=HeadSettings(pooling=plan.pooling, pair=pair),
         calibration=_units(plan, data.training) if data.kind == "regression" else Calibration(),
         trained=TrainedFacts(
@@ -198,29 +226,18 @@ def _manifest(base: BaseModel, plan: Plan, data: Data) -> Manifest:
     )
 
 
-def _labels(plan: Plan, data: Data) -> list[str]:
+def _labels(data: Data) -> list[str]:
     """The labels that occur in training, in the order of the alphabet; none for kinds without."""
     if data.kind in ("regression", "answer"):
         return []
-    found: set[str] = set()
-    for example in data.training:
-        parts = [example.label] if isinstance(example.label, str) else example.label
-        found.update(part.label if isinstance(part, Span) else part for part in parts)
-    if data.kind == "classification" and len(found) < 2:
-        raise BadData(f"{plan.training}: only one label, {min(found)!r}; classification needs at least two")
-    if not found:
-        raise BadData(f"{plan.training}: no row has a label")
-    return sorted(found)
+    return sorted({name for example in data.training for name in names_of(example.label)})
 
 
 def _units(plan: Plan, training: Sequence[Example]) -> Calibration:
     """The data's mean and deviation, so that the head may work in standard units."""
-    try:
-        values = np.array([float(str(example.label)) for example in training])
-    except ValueError as error:
-        raise BadData(f"{plan.training}: regression needs numbers: {error}") from error
-    if not np.isfinite(values).all() or values.std() == 0:
-        raise BadData(f"{plan.training}: regression needs finite numbers that are not all the same")
+    values = np.array([float(str(example.label)) for example in training])
+    if values.std() == 0:
+        raise BadData(f"{plan.training}: the numbers to train on are all the same; name others with --validation")
     return Calibration(mean=float(values.mean()), deviation=float(values.std()))
 
 

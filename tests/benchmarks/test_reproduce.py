@@ -16,7 +16,7 @@ from data_sets import DATASETS
 import reproduce
 from reproduce import EXPERIMENTS, LINES, WAYS, Run, runs
 from service.cli import main
-from service.cli.training import _plan
+from service.cli.plan import make_plan
 from service.cli.training import train as train_command
 from service.training.recipe import RECIPES
 from tests.benchmarks.made_up import report
@@ -97,7 +97,7 @@ def test_a_report_names_the_recipe_that_the_command_trains_with(
     train(recipe, seed=1)
     arguments = trainer.commands[0][trainer.commands[0].index("train") + 1 :]
     program = click.Context(main, **main.context_settings)
-    plan = _plan(Path(arguments[0]), train_command.make_context("train", arguments, parent=program).params)
+    plan = make_plan(Path(arguments[0]), train_command.make_context("train", arguments, parent=program).params)
     assert plan.recipe == replace(WAYS[recipe].recipe, seed=1)
     assert "--learning-rate" not in arguments
 

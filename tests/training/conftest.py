@@ -17,8 +17,8 @@ RECIPE = Recipe(epochs=4, learning_rate=1e-2, batch_size=16, dtype=torch.float32
 LEARNS: dict[KindName, tuple[AnyMethod, Recipe]] = {
     "classification": (Houlsby(bottleneck=8), RECIPE),
     "multilabel": (Lora(rank=8, norms=True), replace(RECIPE, epochs=8)),
-    "regression": (Parallel(bottleneck=8), RECIPE),
-    "tagging": (Lora(rank=8, norms=True), replace(RECIPE, epochs=6)),
+    "regression": (Parallel(bottleneck=8), replace(RECIPE, epochs=16)),
+    "tagging": (Lora(rank=8, norms=True), replace(RECIPE, epochs=10)),
     "answer": (Head(), replace(RECIPE, epochs=20, learning_rate=3e-2, dropout=0.0)),
 }
 

@@ -1,8 +1,8 @@
 """Data files: what is well formed is read, and what is wrong is named with its file and line."""
 
+import codecs
 import csv
 import json
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,12 @@ from service.adapters.manifest import KindName
 from service.errors import BadData
 from service.tasks import Span
 from service.tasks.base import spans_of
-from service.training.data import (
-    FEW_VALUES,
-    LABEL_COLUMNS,
-    PAIR_COLUMNS,
-    TEXT_COLUMNS,
-    Columns,
-    Example,
-    infer_kind,
-    read_examples,
-    split,
-)
+from service.training.columns import LABEL_COLUMNS, PAIR_COLUMNS, TEXT_COLUMNS, Columns
+from service.training.data import Example, read_examples
+from service.training.labels import infer_kind
 from tests.training.toys import TOYS, write_csv, write_jsonl
 
 EXAMPLES = [Example('He said "no", twice', None, "a"), Example("Süß, 東京 🙂", None, "b")]
-COUNTS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
 def _file(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
@@ -70,6 +61,29 @@ def test_a_lone_quote_in_a_tsv_is_just_a_quote(tmp_path: Path) -> None:
     assert read_examples(path) == [Example('"Never', None, "a"), Example('5" nails', None, "b")]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_may_be_separated_as_spreadsheets_of_other_countries_do(tmp_path: Path, separator: str) -> None:
+    lines = [["Text", "Label"], ["one, two", "a"], [f'"three{separator} four"', "b"]]
+    path = _file(tmp_path, "data.csv", "\n".join(separator.join(line) for line in lines))
+    assert read_examples(path) == [Example("one, two", None, "a"), Example(f"three{separator} four", None, "b")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_what_spreadsheets_call_unicode_is_read(tmp_path: Path, encoding: str, end: str) -> None:
+    path = _file(tmp_path, "data.csv", end.join(["\ufefftext\tlabel", "Süß, 東京 🙂\tb", ""]), encoding)
+    assert read_examples(path) == [EXAMPLES[1]]
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    assert read_examples(_file(tmp_path, "DATA.CSV", "text,label\nx,y\n")) == [Example("x", None, "y")]
+
+
+def test_empty_lines_of_a_table_are_no_rows(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", "\ntext,label\n\nx,y\n\n")
+    assert read_examples(path) == [Example("x", None, "y")]
+
+
 def test_numbers_in_jsonl_are_labels_too(tmp_path: Path) -> None:
     path = _file(tmp_path, "data.jsonl", '{"text": "x", "score": 2.5}\n{"text": "y", "score": 3}\n')
     assert [example.label for example in read_examples(path)] == ["2.5", "3"]
@@ -82,10 +96,64 @@ def test_the_usual_column_names_are_guessed(tmp_path: Path, text: str, label: st
     assert read_examples(path) == [Example("words", None, ("yes",) if label == "labels" else "yes")]
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ("Text,LABEL", "classification"),
+        (" TEXT , Category ", "classification"),
+        ("Tokens,Tags", "tagging"),
+        ("Text,Labels", "multilabel"),
+    ],
+)
+def test_names_are_guessed_whatever_their_case(tmp_path: Path, names: str, kind: KindName) -> None:
+    path = _file(tmp_path, "data.csv", f"{names}\ncat,B-x\n")
+    assert read_examples(path) == read_examples(path, kind=kind)
+    assert infer_kind(read_examples(path), path) == kind
+
+
+def test_of_two_names_the_one_that_is_as_usual_is_taken(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", "Text,text,Label,label\n1,2,3,4\n")
+    assert read_examples(path) == [Example("2", None, "4")]
+
+
+def test_examples_know_their_lines(tmp_path: Path) -> None:
+    table = _file(tmp_path, "data.csv", 'text,label\n"one\n\ntwo",a\n\nthree,b\n')
+    lines = _file(tmp_path, "data.jsonl", '\n{"text": "x", "label": "a"}\n\n{"text": "y", "label": "b"}')
+    words = _file(tmp_path, "data.conll", "\na O\n\n\nb O\nc O\n")
+    assert [[one.line for one in read_examples(path)] for path in (table, lines, words)] == [[2, 6], [2, 4], [2, 5]]
+    assert Example("x", None, "a") == Example("x", None, "a", line=3)
+    assert repr(Example("x", None, "a")) == repr(Example("x", None, "a", line=3))  # checkpoints know data by it
+
+
 @pytest.mark.parametrize("pair", PAIR_COLUMNS)
 def test_a_pair_column_makes_pairs(tmp_path: Path, pair: str) -> None:
     path = _file(tmp_path, "data.csv", f"text,{pair},label\none,two,yes\n")
     assert read_examples(path) == [Example("one", "two", "yes")]
+
+
+def test_a_pair_column_that_nobody_filled_is_none(tmp_path: Path) -> None:
+    table = _file(tmp_path, "data.csv", "text,text_pair,label\none,,yes\ntwo, ,no\n")
+    rows = ['{"text": "one", "label": "yes", "text_pair": null}', '{"text": "two", "label": "no", "text_pair": ""}']
+    lines = _file(tmp_path, "data.jsonl", "\n".join(rows))
+    for path in (table, lines):
+        assert read_examples(path) == [Example("one", None, "yes"), Example("two", None, "no")]
+        with pytest.raises(BadData, match=r"^.*:\d: column text_pair is "):
+            read_examples(path, Columns(pair="text_pair"))
+
+
+def test_a_pair_column_can_be_switched_off(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", "text,text_b,label\none,two,yes\n")
+    assert read_examples(path, Columns(pair="")) == [Example("one", None, "yes")]
+
+
+def test_a_column_that_the_first_row_lacks_is_seen(tmp_path: Path) -> None:
+    rows = ['{"text": "one", "label": "a"}', '{"text": "two", "label": "b", "text_pair": "three"}']
+    path = _file(tmp_path, "data.jsonl", "\n".join(rows))
+    with pytest.raises(BadData, match=f"^{path}:1: column text_pair is missing"):
+        read_examples(path)
+    path = _file(tmp_path, "data.jsonl", "\n".join(reversed(rows)))
+    with pytest.raises(BadData, match=f"^{path}:2: column text_pair is missing"):
+        read_examples(path)
 
 
 def test_named_columns_are_preferred_to_guessed_ones(tmp_path: Path) -> None:
@@ -102,6 +170,9 @@ def test_named_columns_are_preferred_to_guessed_ones(tmp_path: Path) -> None:
         ("data.csv", "text,label\na,\n", ":2: column label is empty"),
         ("data.csv", 'text,label\na,b\n"never closed,d\ne,f\n', ":3: unexpected end of data"),
         ("data.csv", 'text,label\n"closed" twice",b\n', ":2: ',' expected after"),
+        ("data.csv", 'text,label\n"a\nb\nc",\n', ":2: column label is empty"),
+        ("data.csv", 'text,label\na,b\n"c\nd\ne"\n', ":3: expected 2 columns, found 1"),
+        ("data.csv", "text,text_pair,label\na,b,c\na,,c\n", ":3: column text_pair is empty"),
         ("data.csv", "text,label\n", ": no rows"),
         ("data.csv", "", ": no rows"),
         ("data.csv", "text,mood\na,b\n", ": which column holds the label.*found text, mood"),
@@ -110,6 +181,8 @@ def test_named_columns_are_preferred_to_guessed_ones(tmp_path: Path) -> None:
         ("data.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', ":2: not JSON"),
         ("data.jsonl", '\n[1, 2]\n{"text": "a"}', ":2: not a JSON object"),
         ("data.jsonl", '{"text": "a", "label": "b"}\n{"text": "c"}\n', ":2: column label is missing"),
+        ("data.jsonl", '{"text": "c"}\n{"text": "a", "label": "b"}\n', ":1: column label is missing"),
+        ("data.jsonl", '{"text": "a", "label": {"text": ["b"]}}\n', ":1: column label: .* no label; .*--kind answer"),
         ("data.jsonl", '{"text": null, "label": "b"}\n', ":1: column text is missing"),
         ("data.jsonl", '{"text": ["a"], "label": "b"}\n', ":1: column text is missing or neither text nor number"),
         ("data.jsonl", "[" * 100_000 + "\n", ":1: not JSON"),
@@ -140,9 +213,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_examples(tmp_path / "none.csv")
 
 
-def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
-    path = _file(tmp_path, "data.csv", "text,label\nSüß,a\n", "latin-1")
-    with pytest.raises(BadData, match=f"^{path}: .*utf-8"):
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_file_in_another_encoding_is_refused_with_the_line(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(mark + "text,label\nx,a\nSüß,a\n".encode("latin-1"))
+    with pytest.raises(BadData, match=f"^{path}:3: not UTF-8; save it as UTF-8"):
+        read_examples(path)
+    path.write_bytes("\ufefftext,label\nx,a\n".encode("utf-16-le") + b"\n")
+    with pytest.raises(BadData, match=f"^{path}:3: not UTF-16; save it as UTF-8"):
         read_examples(path)
 
 
@@ -179,7 +257,7 @@ def test_several_labels_are_read_from_cells_and_lists(
 ) -> None:
     path = _file(tmp_path, name, text)
     assert read_examples(path) == read_examples(path, kind="multilabel") == expected
-    assert infer_kind(expected) == "multilabel"
+    assert infer_kind(expected, path) == "multilabel"
 
 
 def test_a_bar_in_a_cell_separates_labels_only_where_there_are_several(tmp_path: Path) -> None:
@@ -210,7 +288,21 @@ def test_a_bar_in_a_cell_separates_labels_only_where_there_are_several(tmp_path:
 def test_entities_are_read_from_tags_and_from_spans(tmp_path: Path, name: str, text: str) -> None:
     path = _file(tmp_path, name, text)
     assert read_examples(path) == read_examples(path, kind="tagging") == [RED_CAT]
-    assert infer_kind([RED_CAT]) == "tagging"
+    assert infer_kind([RED_CAT], path) == "tagging"
+
+
+def test_comments_before_a_sentence_are_no_words(tmp_path: Path) -> None:
+    lines = ["# a comment", "# text = the cat O", "#id=5", "#", "the\tO", "#\tB-x", "", "# sent_id = O", "# O", "cat O"]
+    examples = read_examples(_file(tmp_path, "data.conll", "\n".join(lines)))
+    assert [example.text for example in examples] == ["the #", "# cat"]
+    assert [example.line for example in examples] == [5, 9]
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_list_of_labels_is_not_one(tmp_path: Path, kind: KindName) -> None:
+    path = _file(tmp_path, "data.jsonl", '{"text": "a", "label": "1"}\n{"text": "b", "label": []}\n')
+    with pytest.raises(BadData, match=rf"^{path}:2: column label: \[\] is a list, where one label is due"):
+        read_examples(path, kind=kind)
 
 
 def test_entities_are_read_from_a_column_that_is_named(tmp_path: Path) -> None:
@@ -248,7 +340,7 @@ def test_an_answer_is_read_in_every_form(tmp_path: Path, answers: Any) -> None:
     row = {"question": PARIS.text, "context": PARIS.text_pair, "answers": answers}
     path = _file(tmp_path, "data.jsonl", json.dumps(row))
     assert read_examples(path) == read_examples(path, kind="answer") == [PARIS]
-    assert infer_kind([PARIS]) == "answer"
+    assert infer_kind([PARIS], path) == "answer"
 
 
 @pytest.mark.parametrize("answers", [{"text": [], "answer_start": []}, [], "", None])
@@ -257,7 +349,7 @@ def test_no_answer_is_read_in_every_form(tmp_path: Path, answers: Any) -> None:
     path = _file(tmp_path, "data.jsonl", "\n".join(map(json.dumps, rows)))
     examples = read_examples(path)
     assert examples == [Example(PARIS.text, PARIS.text_pair, ()), PARIS]
-    assert infer_kind(examples) == "answer"
+    assert infer_kind(examples, path) == "answer"
 
 
 def test_answers_are_read_from_a_table_and_from_named_columns(tmp_path: Path) -> None:
@@ -294,8 +386,8 @@ def _asked(answers: Any, **columns: Any) -> str:
     ("name", "text", "cause"),
     [
         ("data.conll", "red B-colour\ncat\n", ":2: a word without a tag"),
-        ("data.conll", "a O\n\nthe O\ncat B\n", ":3: tag 'B' is neither O nor B-"),
-        ("data.conll", "a O\n\nthe O\ncat S-animal\n", ":3: tag 'S-animal' is neither"),
+        ("data.conll", "a O\n\nthe O\ncat B\n", ":4: tag 'B' is neither O nor B-"),
+        ("data.conll", "a O\n\nthe O\ncat S-animal\n", ":4: tag 'S-animal' is neither"),
         ("data.conll", "\n\n", ": no rows"),
         ("data.jsonl", '{"tokens": ["a", "cat"], "tags": ["O"]}', ":1: 2 words, but 1 tags"),
         ("data.jsonl", '{"tokens": ["a", 5], "tags": ["O", "O"]}', ":1: column tokens is not a list of words"),
@@ -325,6 +417,9 @@ def _asked(answers: Any, **columns: Any) -> str:
         ("data.json", "{", ": not JSON"),
         ("data.json", "[" * 100_000, ": not JSON"),
         ("data.json", "5", ": not in SQuAD's form"),
+        ("data.json", '[{"text": "a", "label": "b"}]', ': not in SQuAD\'s form, which is {"data".*into a .jsonl'),
+        ("data.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"]}', ":2: column tags is missing"),
+        ("data.jsonl", _asked("In") + '\n{"question": "x", "context": "y"}', ":2: column answers is missing"),
         ("data.json", '{"data": [{"paragraphs": [{"context": "x"}]}]}', ": not in SQuAD's form"),
         ("data.json", '[{"context": "x", "qas": [{"question": "y", "answers": ["z"]}]}]', ":1: answer 'z' does not"),
     ],
@@ -349,31 +444,15 @@ def test_a_file_without_the_columns_of_its_kind_is_refused(tmp_path: Path, kind:
         read_examples(path, kind=kind)
 
 
-@pytest.mark.parametrize(
-    ("labels", "kind"),
-    [
-        (["good", "bad"], "classification"),
-        (["1", "2", "3", "1.0"], "classification"),
-        ([str(number) for number in range(FEW_VALUES)], "classification"),
-        ([str(number) for number in range(FEW_VALUES + 1)], "regression"),
-        (["1", "2.5"], "regression"),
-        (["1.5", "many"], "classification"),
-        (["1.5", "inf"], "classification"),
-        (["one", ("one", "two")], "multilabel"),
-    ],
-)
-def test_the_kind_is_seen_from_the_labels(labels: list[Any], kind: KindName) -> None:
-    assert infer_kind([Example("text", None, label) for label in labels]) == kind
-
-
 @pytest.mark.parametrize("kind", TOYS)
 def test_every_kind_survives_a_file_and_is_known_again(tmp_path: Path, kind: KindName) -> None:
     examples = TOYS[kind](30, 1)
     if kind == "regression":
         examples = [Example(example.text, None, f"{example.label}.5") for example in examples]
-    read = read_examples(write_jsonl(tmp_path / "data.jsonl", kind, examples))
+    path = write_jsonl(tmp_path / "data.jsonl", kind, examples)
+    read = read_examples(path)
     assert read == examples
-    assert infer_kind(read) == kind
+    assert infer_kind(read, path) == kind
 
 
 def test_pairs_survive_a_file(tmp_path: Path) -> None:
@@ -429,36 +508,3 @@ def test_any_labels_survive_a_cell(tmp_path_factory: pytest.TempPathFactory, lab
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["text", "labels"], ["x", "|".join(labels)]])
     assert read_examples(path)[0].label == tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
-
-
-def _examples(counts: list[int]) -> list[Example]:
-    return [Example(f"{label}/{n}", None, str(label)) for label, count in enumerate(counts) for n in range(count)]
-
-
-def _share_is_kept(aside: int, count: int, share: float) -> bool:
-    """To the nearest example, but never none of two."""
-    return abs(aside - max(share * count, 1 if count > 1 else 0)) <= 0.5
-
-
-@given(COUNTS, st.floats(0, 1), st.integers(0, 99), st.booleans())
-def test_a_split_loses_and_doubles_nothing(counts: list[int], share: float, seed: int, stratify: bool) -> None:
-    examples = _examples(counts)
-    stays, aside = split(examples, share, seed, stratify)
-    assert sorted([*stays, *aside], key=examples.index) == examples
-    assert stays == [example for example in examples if example not in aside]
-    assert aside == [example for example in examples if example in aside]
-    if not stratify:
-        assert _share_is_kept(len(aside), len(examples), share)
-
-
-@given(COUNTS, st.floats(0, 1), st.integers(0, 99))
-def test_a_stratified_split_keeps_each_labels_share(counts: list[int], share: float, seed: int) -> None:
-    _, aside = split(_examples(counts), share, seed, stratify=True)
-    found = Counter(example.label for example in aside)
-    assert all(_share_is_kept(found[str(label)], count, share) for label, count in enumerate(counts))
-
-
-def test_a_split_is_repeatable_and_its_seed_matters() -> None:
-    examples = _examples([50, 50])
-    assert split(examples, 0.2, seed=1, stratify=True) == split(examples, 0.2, seed=1, stratify=True)
-    assert split(examples, 0.2, seed=1, stratify=True) != split(examples, 0.2, seed=2, stratify=True)

@@ -1,24 +1,26 @@
 """A file on this machine and the same file in a service are measured alike, by answers alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from service.adapters.manifest import KindName
+from service.adapters.manifest import KindName, TokenizerSettings
 from service.api.app import create_app
 from service.cli.training import served
 from service.client import Client
 from service.engine.bank import bare_resident, load_resident
 from service.engine.base_model import BaseModel
+from service.engine.engine import Engine, Row
 from service.errors import BadData
 from service.settings import Settings
-from service.tasks import Span
-from service.training.data import Columns, Example
-from service.training.evaluate import asking, evaluate
+from service.tasks import Floats, Given, Span
+from service.training.columns import Columns
+from service.training.data import Example
+from service.training.evaluate import Asked, asking, evaluate
 from service.training.measure import Measured
 from tests.live import listening
-from tests.tiny import make_manifest
+from tests.tiny import make_adapter, make_manifest
 from tests.training.conftest import Run
 from tests.training.toys import TOYS, sentiment, write_csv, write_jsonl
 
@@ -94,7 +96,7 @@ def test_a_version_is_measured_though_another_is_activated_meanwhile(
         ("classification", Example("good", "bad", "positive"), "the task reads one text"),
     ],
 )
-def test_data_of_another_task_is_refused_with_its_row(
+def test_data_of_another_task_is_refused_with_its_line(
     tmp_path: Path, tiny_base: BaseModel, runs: Mapping[KindName, Run], kind: KindName, example: Example, cause: str
 ) -> None:
     rows = [*TOYS[kind](2, 1), example]
@@ -102,7 +104,7 @@ def test_data_of_another_task_is_refused_with_its_row(
         rows = [Example(row.text, "bad", row.label) for row in rows]
     path = write_jsonl(tmp_path / "data.jsonl", kind, rows)
     row = 1 if example.text_pair else 3
-    with pytest.raises(BadData, match=f"^{path}: row {row}: {cause}"):
+    with pytest.raises(BadData, match=f"^{path}:{row}: {cause}"):
         _local(tiny_base, runs[kind].file, path)
 
 
@@ -132,3 +134,35 @@ def test_columns_may_be_named_and_many_rows_are_asked_in_turns(tmp_path: Path, t
     measured = evaluate(make_manifest(tiny_base), path, ask, Columns("body", None, "topic"))
     assert (measured.rows, measured.value, sum(sizes)) == (150, 100 / 150, 150)
     assert max(sizes) < 150
+
+
+def test_inputs_that_are_cut_are_counted(tmp_path: Path, tiny_base: BaseModel) -> None:
+    resident = load_resident(tiny_base, make_adapter(tiny_base, tokenizer=TokenizerSettings(max_length=8)), version=1)
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\n" + "cat,positive\none two three one two three one,negative\n" * 50)
+    ask = asking(tiny_base, resident)
+    assert evaluate(resident.manifest, path, ask).rows == 100
+    assert ask.cut == 50
+
+
+def test_long_passages_are_read_in_batches_of_bounded_size(
+    tiny_base: BaseModel, runs: Mapping[KindName, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = load_resident(tiny_base, runs["answer"].file, version=1)
+    passages = [" ".join(["the rain in this place"] * length) for length in (300, 1, 40, 7, 300)]
+    inputs = [Given("the place", passage) for passage in passages]
+    whole = Asked(tiny_base, resident)(inputs)
+    sizes = []
+
+    class Counting(Engine):
+        def run(self, rows: Sequence[Row]) -> list[Floats]:
+            sizes.append(sum(len(row.tokens) for row in rows))
+            return super().run(rows)
+
+    monkeypatch.setattr("service.training.evaluate.Engine", Counting)
+    monkeypatch.setattr("service.training.evaluate.BATCH_TOKENS", 100)
+    again = asking(tiny_base, resident)(inputs)
+    assert max(sizes) <= 100 < sum(sizes)
+    for one, other in zip(again, whole, strict=True):
+        assert one["answer"] == other["answer"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)

@@ -15,9 +15,10 @@ from service.engine.bank import Resident, load_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData, Diverged
-from service.tasks import KINDS, Answer, Floats
+from service.tasks import KINDS, Answer, Floats, Span
+from service.training.data import Example
 from service.training.measure import measure_answers
-from service.training.run import Outcome, Plan, read_data, run
+from service.training.run import Data, Outcome, Plan, count_cut_rows, read_data, run
 from service.training.sets import Set, prepare
 from service.training.trainer import decoded
 from tests.tiny import read_one
@@ -140,6 +141,7 @@ def test_a_passage_without_the_answer_gets_none(
 ) -> None:
     training = write_jsonl(tmp_path / "some.jsonl", "answer", where(160, 1, unanswerable=True))
     plan = replace(plans["answer"], training=training, test=None)
+    plan = replace(plan, recipe=replace(plan.recipe, epochs=30))
     outcome = _run(tiny_base, plan)
     answered = [bool(example.label) for example in read_data(plan).validation]
     assert outcome.manifest.calibration.none_margin is not None
@@ -262,11 +264,14 @@ def test_regression_answers_in_the_datas_units(tiny_base: BaseModel, plan: Plan,
 @pytest.mark.parametrize(
     ("kind", "rows", "cause"),
     [
-        ("classification", [("a film", "good")] * 20, "only one label, 'good'"),
-        ("classification", [("a film", "good"), ("a book", "bad")], "too few rows"),
-        ("regression", [("a film", "1"), ("a book", "many")] * 9, "regression needs numbers: .*'many'"),
-        ("regression", [("a film", "1"), ("a book", "nan")] * 9, "finite numbers that are not all the same"),
-        ("regression", [("a film", "3")] * 20, "finite numbers that are not all the same"),
+        ("classification", [("a film", "good")] * 20, ": only one label, 'good'"),
+        ("classification", [("a film", "good"), ("a book", "bad")], ": too few rows .*--validation"),
+        ("classification", [(f"film {n}", f"label {n}") for n in range(30)], ": each of the 30 rows .* swapped"),
+        ("regression", [("a film", "1"), ("a book", "many")] * 9, ":3: regression needs numbers: 'many'"),
+        ("regression", [("a film", "1"), ("a book", "nan")] * 9, ":3: .*'nan' is not a finite number"),
+        ("regression", [("a film", "3")] * 20, ": .*not all the same"),
+        ("multilabel", [(f"film {n}", "|") for n in range(20)], ": no row has a label"),
+        ("tagging", [(f"film {n}", "O O") for n in range(20)], ": no row has a label"),
     ],
 )
 def test_data_with_nothing_to_learn_is_refused(
@@ -274,8 +279,51 @@ def test_data_with_nothing_to_learn_is_refused(
 ) -> None:
     training = tmp_path / "training.csv"
     training.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-    with pytest.raises(BadData, match=f"^{training}: .*{cause}"):
+    with pytest.raises(BadData, match=f"^{training}{cause}"):
         _run(tiny_base, replace(plan, kind=kind, training=training))
+
+
+def test_questions_without_any_answer_are_nothing_to_learn(plan: Plan, tmp_path: Path) -> None:
+    rows = [Example(f"what is {n}", f"it is {n}", ()) for n in range(20)]
+    training = write_jsonl(tmp_path / "none.jsonl", "answer", rows)
+    with pytest.raises(BadData, match=f"^{training}: no question has an answer"):
+        read_data(replace(plan, kind="answer", training=training))
+
+
+def test_questions_on_one_passage_alone_cannot_be_set_aside(plan: Plan, tmp_path: Path) -> None:
+    rows = [Example(f"what is {n}", "it is rain", (Span(6, 10, "rain"),)) for n in range(20)]
+    training = write_jsonl(tmp_path / "one.jsonl", "answer", rows)
+    with pytest.raises(BadData, match=f"^{training}: too few rows .*questions on one passage stay together"):
+        read_data(replace(plan, training=training))
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "tagging"])
+def test_a_label_that_stands_in_one_row_alone_can_be_trained(
+    tiny_base: BaseModel, plans: Mapping[KindName, Plan], tmp_path: Path, kind: KindName
+) -> None:
+    examples = TOYS[kind](60, 1)
+    for n in range(30):
+        label = (f"rare{n}",) if kind == "multilabel" else (Span(0, 3, f"rare{n}"),)
+        examples.append(Example(f"cat {n}", None, label))
+    training = write_jsonl(tmp_path / "rare.jsonl", kind, examples)
+    plan = replace(plans[kind], training=training, test=None, method=Head(), recipe=replace(RECIPE, epochs=1))
+    assert set(_run(tiny_base, plan).manifest.labels) == {*LABELS[kind], *(f"rare{n}" for n in range(30))}
+
+
+def test_more_tokens_than_the_base_reads_are_refused(tiny_base: BaseModel, plan: Plan) -> None:
+    with pytest.raises(BadData, match=r"--max-length 65 is too long: tiny\d* reads 64 tokens at most"):
+        _run(tiny_base, replace(plan, max_length=65))
+    assert _run(tiny_base, replace(plan, max_length=None, method=Head())).manifest.tokenizer.max_length == 64
+
+
+def test_rows_that_are_cut_are_counted(tiny_base: BaseModel, plans: Mapping[KindName, Plan]) -> None:
+    single, pair = Example("one two three", None, "a"), Example("one two three", "one two three one", "b")
+    for one, tokens in ((single, 5), (pair, 10)):  # special ones included
+        data = Data("classification", [one] * 3, [one], [])
+        for length, cut in ((tokens, 0), (tokens - 1, 3)):
+            assert count_cut_rows(tiny_base, replace(plans["classification"], max_length=length), data) == cut
+    answers = replace(plans["answer"], max_length=8)
+    assert count_cut_rows(tiny_base, answers, read_data(answers)) == 0  # windows read all of it
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -285,7 +333,7 @@ def test_a_label_that_training_never_saw_is_refused(
     path = tmp_path / f"{name}.csv"
     path.write_text("text,label\na film,positive\na book,mauve\n")
     changed = replace(plan, validation=path) if name == "validation" else replace(plan, test=path)
-    with pytest.raises(BadData, match=f"^{path}: row 2: 'mauve' is not one of the labels"):
+    with pytest.raises(BadData, match=f"^{path}:3: 'mauve' is not one of the labels"):
         _run(tiny_base, changed)
 
 
@@ -295,7 +343,7 @@ def test_pairs_cannot_be_measured_on_single_texts(tiny_base: BaseModel, plan: Pl
     single = write_csv(tmp_path / "single.csv", sentiment(40, 1))
     pairs = replace(plan, training=training, test=None)
     changed = replace(pairs, validation=single) if name == "validation" else replace(pairs, test=single)
-    with pytest.raises(BadData, match=f"^{single}: "):
+    with pytest.raises(BadData, match=f"^{single}:2: the task reads two texts"):
         _run(tiny_base, changed)
 
 
