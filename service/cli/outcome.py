@@ -11,7 +11,8 @@ from service.cli.program import naming
 
 if TYPE_CHECKING:
     from service.training.measure import Measured
-    from service.training.run import Outcome, Plan
+    from service.training.outcome import Outcome
+    from service.training.plan import Plan
 
 
 def write(plan: "Plan", outcome: "Outcome", folder: Path, to: Path | None) -> None:

@@ -45,8 +45,8 @@ def make_plan(training: Path, options: dict[str, Any]) -> Any:
         click.UsageError: an option does not go with the method.
     """
     from service.training.columns import Columns
+    from service.training.plan import Plan
     from service.training.recipe import RECIPES
-    from service.training.run import Plan
 
     check_task(options["task"])
     given = {name: options[name] for name in ("epochs", "batch_size", "patience") if options[name] is not None}

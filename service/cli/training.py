@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from service.adapters.manifest import Manifest
     from service.tasks import Answer, Given
     from service.training.evaluate import Asked
-    from service.training.run import Data, Plan
+    from service.training.plan import Data, Plan
 
 KINDS = [kind for kind in get_args(KindName) if kind != "embedding"]
 TARGETS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
@@ -120,7 +120,8 @@ def train(training: Path, **options: Any) -> None:
     import torch
 
     from service.engine.base_model import DEFAULT_BASE, load_base
-    from service.training.run import count_cut_rows, read_data, run
+    from service.training.plan import count_cut_rows, read_data
+    from service.training.run import run
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])

@@ -19,16 +19,15 @@ from service.adapters.methods import Head
 from service.engine.base_model import BaseModel
 from service.engine.weights import Weights
 from service.errors import Diverged
-from service.tasks import Answer, Floats, kind_of
-from service.training.batches import by_tokens, shares, shuffled
+from service.tasks import Floats, kind_of
+from service.training.answers import decoded, raw_outputs
+from service.training.batches import shares, shuffled
 from service.training.checkpoint import Checkpoint
 from service.training.measure import value_of
 from service.training.models import AdapterModel, Dropout, FullModel, HeadModel, Model, start_tensors
 from service.training.recipe import Recipe
 from service.training.sets import Set
 from service.training.workers import Workers
-
-EVALUATION_TOKENS = 2048  # a batch of the measuring pass
 
 
 class Progress(NamedTuple):
@@ -64,6 +63,11 @@ class Trained:
     def value(self) -> float:
         """The metric on the validation set."""
         return self.worth.value
+
+    def model(self, base: BaseModel, manifest: Manifest) -> Model:
+        """The weights as a model that answers, in float32."""
+        base = replace(base, weights=self.weights or base.weights)
+        return AdapterModel(base, manifest, {name: tensor.clone() for name, tensor in self.tensors.items()})
 
 
 def train(
@@ -268,34 +272,6 @@ class _Training:
                 moments[int(number)][part] = tensor
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": dict(moments)})
         torch.set_rng_state(tensors["random"])
-
-
-def raw_outputs(model: Model, examples: Set, workers: Workers) -> list[list[Floats]]:
-    """Raw outputs by reading and row, without gradients or dropout."""
-    rows = examples.rows
-    lengths = [len(row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: lengths[i])
-    batches = list(by_tokens(order, lengths, EVALUATION_TOKENS))
-    outputs = workers.map(lambda batch: model.by_row([rows[i] for i in batch]), batches)
-    found = {
-        i: output
-        for batch, by_row in zip(batches, outputs, strict=True)
-        for i, output in zip(batch, by_row, strict=True)
-    }
-    numbers = iter(range(len(rows)))
-    return [[found[next(numbers)] for _ in reading.rows] for reading in examples.readings]
-
-
-def decoded(manifest: Manifest, examples: Set, raw: Sequence[Sequence[Floats]]) -> list[Answer]:
-    """The answers that raw outputs come to."""
-    kind = kind_of(manifest)
-    return [kind.decode(manifest, reading, rows).answer for reading, rows in zip(examples.readings, raw, strict=True)]
-
-
-def finished(base: BaseModel, manifest: Manifest, trained: Trained) -> Model:
-    """Trained weights as a model to be measured, in float32."""
-    base = replace(base, weights=trained.weights or base.weights)
-    return AdapterModel(base, manifest, {name: tensor.clone() for name, tensor in trained.tensors.items()})
 
 
 def _optimizer(trainable: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:

@@ -9,8 +9,10 @@ import torch
 from service.adapters.manifest import KindName
 from service.adapters.methods import AnyMethod, Head, Houlsby, Lora, Parallel
 from service.engine.base_model import BaseModel
+from service.training.outcome import Outcome
+from service.training.plan import Data, Plan, read_data
 from service.training.recipe import Recipe
-from service.training.run import Data, Outcome, Plan, read_data, run
+from service.training.run import run
 from tests.training.toys import TOYS, write_jsonl
 
 RECIPE = Recipe(epochs=4, learning_rate=1e-2, batch_size=16, dtype=torch.float32)

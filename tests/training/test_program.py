@@ -12,9 +12,9 @@ import torch
 from service.adapters.methods import Houlsby
 from service.cli.progress import Bar
 from service.engine.base_model import BaseModel
+from service.training.plan import Plan, read_data
 from service.training.precision import fast_dtype
 from service.training.recipe import Recipe
-from service.training.run import Plan, read_data
 from service.training.run import run as train_plan
 from service.training.trainer import Progress
 from tests.test_cli import assert_sentence, output, run, train

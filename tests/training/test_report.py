@@ -10,8 +10,9 @@ from service.adapters.manifest import KindName
 from service.adapters.methods import Head
 from service.engine.base_model import BaseModel
 from service.training.data import Example
+from service.training.plan import Data
 from service.training.report import render
-from service.training.run import Data, run
+from service.training.run import run
 from tests.training.conftest import RECIPE, Run
 from tests.training.toys import TOYS, sentiment
 

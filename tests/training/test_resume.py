@@ -13,8 +13,10 @@ from service.adapters.methods import Head, Houlsby, Lora
 from service.engine.base_model import BaseModel
 from service.errors import BadData
 from service.training.checkpoint import Checkpoint
+from service.training.outcome import Outcome
+from service.training.plan import Plan, read_data
 from service.training.recipe import Recipe
-from service.training.run import Outcome, Plan, Watch, read_data, run
+from service.training.run import Watch, run
 from service.training.trainer import Progress
 from tests.training.toys import TOYS, write_jsonl
 

@@ -16,11 +16,13 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData, Diverged
 from service.tasks import KINDS, Answer, Floats, Span
+from service.training.answers import decoded
 from service.training.data import Example
 from service.training.measure import measure_answers
-from service.training.run import Data, Outcome, Plan, count_cut_rows, read_data, run
+from service.training.outcome import Outcome
+from service.training.plan import Data, Plan, count_cut_rows, read_data
+from service.training.run import run
 from service.training.sets import Set, prepare
-from service.training.trainer import decoded
 from tests.tiny import read_one
 from tests.training.conftest import RECIPE, Run
 from tests.training.toys import LABELS, TOYS, counting, sentiment, where, write_csv, write_jsonl
@@ -180,7 +182,7 @@ def test_a_golden_example_of_another_form_is_refused_before_the_training(
 def test_an_example_with_more_outputs_than_a_header_should_hold_is_left_out(
     tiny_base: BaseModel, plans: Mapping[KindName, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.training.run.MAX_OUTPUTS", 60)
+    monkeypatch.setattr("service.training.outcome.MAX_OUTPUTS", 60)
     plan = replace(plans["tagging"], recipe=RECIPE, golden=[Input(text="red cat"), Input(text="red cat " * 9)])
     resident = _resident(tiny_base, _run(tiny_base, plan).file)
     assert [golden.input.text for golden in resident.manifest.golden] == ["red cat"]

@@ -14,6 +14,7 @@ from service.adapters.methods import AnyMethod, Head, Houlsby, Lora, Parallel, P
 from service.engine.base_model import BaseModel
 from service.errors import BadData
 from service.tasks import KINDS, Floats
+from service.training.answers import decoded, raw_outputs
 from service.training.data import Example
 from service.training.measure import value_of
 from service.training.models import Model, start_tensors
@@ -24,9 +25,6 @@ from service.training.trainer import (
     Trained,
     Worth,
     _optimizer,
-    decoded,
-    finished,
-    raw_outputs,
     train,
 )
 from service.training.workers import Workers
@@ -79,7 +77,7 @@ def _raw(model: Model, examples: Set) -> list[list[Floats]]:
 
 def _score(base: BaseModel, way: str, trained: Trained, examples: Set) -> float:
     manifest = _manifest(base, way)
-    answers = decoded(manifest, examples, _raw(finished(base, manifest, trained), examples))
+    answers = decoded(manifest, examples, _raw(trained.model(base, manifest), examples))
     return value_of(manifest, KINDS[manifest.kind].metrics[0], answers, examples.labels)
 
 
@@ -252,10 +250,10 @@ def test_the_rate_rises_then_falls_to_nothing(tiny_base: BaseModel, monkeypatch:
 
 @pytest.mark.parametrize("way", ["houlsby", "tagging, lora", "answer, parallel"])
 def test_measuring_keeps_the_order_of_the_rows(tiny_base: BaseModel, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.training.trainer.EVALUATION_TOKENS", 50)
+    monkeypatch.setattr("service.training.answers.BATCH_TOKENS", 50)
     manifest = _manifest(tiny_base, way)
     start = start_tensors(tiny_base, manifest, torch.Generator().manual_seed(0))
-    model = finished(tiny_base, manifest, Trained(start, Worth(0.0, 0.0), 0))
+    model = Trained(start, Worth(0.0, 0.0), 0).model(tiny_base, manifest)
     examples = TOYS[WAYS[way][0]](30, 5)
     together = _raw(model, prepare(tiny_base, manifest, examples))
     for example, raw in zip(examples, together, strict=True):
