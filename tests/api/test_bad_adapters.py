@@ -135,6 +135,7 @@ def test_a_pickle_is_never_opened(service: Harness) -> None:
         ({"kind": "answer", "labels": []}, "head.pair: answer reads two texts"),
         ({"kind": "singing"}, "manifest: kind"),
         ({"method": {"name": "magic"}}, "manifest: method"),
+        ({"method": {"name": "full"}}, "manifest: method: full fine-tuning changes the base itself"),
         ({"labels": ["only"]}, "classification needs at least two"),
         ({"labels": ["a", "a"]}, "'a' is named twice"),
         ({"labels": ["a", "b", "c"]}, r"tensor head\.weight has shape \[2, 32\], expected \[3, 32\]"),
