@@ -30,6 +30,11 @@ class Settings(BaseModel):
     body_seconds: Annotated[float, Field(gt=0, description="a request's body must arrive within this time")] = 60.0
     max_adapter_bytes: Annotated[int, Field(ge=1, description="size of an uploaded adapter at most")] = 64 * 1024 * 1024
     uploads: Annotated[int, Field(ge=1, description="uploads under way at once; more are refused with 503")] = 4
+    max_resident: Annotated[
+        int,
+        Field(ge=1, description="active adapters in memory at most; past it, those unused longest are read again"),
+    ] = 1000
+    pinned: Annotated[str, Field(description="tasks, separated by commas, that always stay in memory")] = ""
     spare_versions: Annotated[
         int, Field(ge=1, description="versions kept in memory, beside the active ones, for requests that name them")
     ] = 8

@@ -28,6 +28,8 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "body_seconds": ("1.5", 1.5),
     "max_adapter_bytes": ("2000", 2000),
     "uploads": ("2", 2),
+    "max_resident": ("5", 5),
+    "pinned": ("spam,mood", "spam,mood"),
     "spare_versions": ("1", 1),
     "stall_seconds": ("0.5", 0.5),
 }
@@ -65,7 +67,8 @@ def test_the_help_shows_its_flag_its_variable_its_default_and_its_meaning(name: 
     assert field.description
     assert field.description in line
     assert f"env var: ROOTSTOCK_{name.upper()};" in line
-    assert f"default: {field.default}]" in line
+    default = field.default if field.default != "" else '""'
+    assert f"default: {default}]" in line
 
 
 @every_setting

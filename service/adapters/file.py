@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from hashlib import sha256
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,11 @@ ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 class Header(NamedTuple):
     manifest: Manifest
     shapes: dict[str, Shape]
+
+    @property
+    def parameters(self) -> int:
+        """|v|."""
+        return sum(prod(shape) for shape in self.shapes.values())
 
 
 def digest(data: bytes) -> str:

@@ -11,7 +11,6 @@ from service.api.body import body_schema, read_file, read_json
 from service.api.problems import documented
 from service.api.schemas import ActivateRequest, AdapterAnswer, TaskAnswer, VersionAnswer
 from service.api.services import Services, ServicesHere
-from service.engine.bank import Resident
 from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.registry import Task, Version
 
@@ -31,15 +30,17 @@ FILE_BODY = {
 @router.get("/tasks", summary="What is served")
 async def tasks(services: ServicesHere) -> list[TaskAnswer]:
     found = ((name, _served(services, name)) for name in services.registry.names())
-    return [_task_answer(name, resident) for name, resident in found if resident is not None]  # None: just retired
+    return [
+        _task_answer(services, name, version) for name, version in found if version is not None
+    ]  # None: retired now
 
 
 @router.get("/tasks/{task}", responses=documented(404, 422), summary="One served task")
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
-    resident = _served(services, task)
-    if resident is None:
+    version = _served(services, task)
+    if version is None:
         raise UnknownTask(f"task {task!r} is not served")
-    return _task_answer(task, resident)
+    return _task_answer(services, task, version)
 
 
 @router.put(
@@ -142,27 +143,28 @@ def _version_answer(task: Task, version: Version) -> VersionAnswer:
     )
 
 
-def _served(services: Services, name: str) -> Resident | None:
+def _served(services: Services, name: str) -> Version | None:
     try:
-        return services.registry.ready(name)
+        return services.registry.active(name)
     except RootstockError:
         return None
 
 
-def _task_answer(name: str, resident: Resident) -> TaskAnswer:
-    manifest = resident.manifest
+def _task_answer(services: Services, name: str, version: Version) -> TaskAnswer:
+    manifest = version.manifest
+    assert manifest is not None  # it is served
     return TaskAnswer(
         task=name,
         kind=manifest.kind,
         labels=manifest.labels,
         pair=manifest.head.pair,
-        version=resident.version,
-        digest=resident.digest,
+        version=version.number,
+        digest=version.digest,
         method=manifest.method.name,
         metric=manifest.trained.metric if manifest.trained else None,
         value=manifest.trained.value if manifest.trained else None,
         test_value=manifest.trained.test_value if manifest.trained else None,
         description=manifest.description,
-        resident=True,
-        parameters=resident.parameters,
+        resident=services.registry.holds(name, version.number),
+        parameters=version.parameters,
     )

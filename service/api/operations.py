@@ -37,8 +37,8 @@ async def metrics(services: ServicesHere) -> Response:
 @router.get("/stats", summary="What the tasks cost: |w| + Σ|v| beside N·|w|")
 async def stats(services: ServicesHere) -> StatsAnswer:
     base, residents = services.base, list(services.registry.residents())
-    tasks = len(services.registry.names()) - 1  # the bare base is no adapter's
-    parameters = sum(resident.parameters for resident in residents)
+    served = services.registry.served()
+    parameters = sum(version.parameters for version in served)
     return StatsAnswer(
         base=BaseStats(
             name=base.name,
@@ -48,11 +48,11 @@ async def stats(services: ServicesHere) -> StatsAnswer:
             dtype=str(base.weights.dtype).removeprefix("torch."),
         ),
         adapters=AdapterStats(
-            tasks=tasks,
+            tasks=len(served),
             resident=len(residents),
             parameters=parameters,
             bytes=sum(resident.bytes for resident in residents),
         ),
         ratio=(base.parameters + parameters) / base.parameters,
-        fine_tuned_parameters=tasks * base.parameters,
+        fine_tuned_parameters=len(served) * base.parameters,
     )

@@ -57,7 +57,8 @@ async def _find(services: Services, task: str, version: int | None = None) -> Re
     resident = services.registry.ready(task, version)
     if resident is not None:
         return resident
-    return await asyncio.to_thread(services.registry.resident, task, version)
+    # Shielded: the file may be read for others too, who go on waiting where this one leaves.
+    return await asyncio.shield(asyncio.wrap_future(services.registry.fetch(task, version)))
 
 
 def _listed(inputs: Inputs) -> Sequence[Sent]:

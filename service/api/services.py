@@ -48,7 +48,9 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     metrics = Metrics()
     base = base or load_base(settings.base_model, settings.dtype)
     metrics.base_parameters.set(base.parameters)
-    registry = Registry(base, FolderStore(settings.store), Bank(settings.spare_versions), metrics)
+    pinned = [name.strip() for name in settings.pinned.split(",") if name.strip()]
+    bank = Bank(settings.max_resident, settings.spare_versions, pinned)
+    registry = Registry(base, FolderStore(settings.store), bank, metrics)
     registry.open()
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
     tasks = len(registry.names()) - 1

@@ -1,13 +1,13 @@
 """Adapters in memory: what is resident, and what it costs."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from threading import Lock
 
 import torch
 
-from service.adapters.file import check_shapes, digest, read_header, read_tensors
+from service.adapters.file import Header, check_shapes, digest, read_header, read_tensors
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import BARE, Adaptation, Head, Tensors
 from service.engine.base_model import BaseModel
@@ -41,12 +41,12 @@ def load_resident(base: BaseModel, data: bytes, version: int) -> Resident:
     Raises:
         BadAdapter: naming the field or tensor that is wrong.
     """
-    manifest = fitting_manifest(base, data, len(data))
+    manifest = fitting_header(base, data, len(data)).manifest
     tensors = read_tensors(data, torch.float32)
     return make_resident(base, manifest, tensors, version, digest(data))
 
 
-def fitting_manifest(base: BaseModel, head: bytes, size: int) -> Manifest:
+def fitting_header(base: BaseModel, head: bytes, size: int) -> Header:
     """What a file of `size` bytes says of itself, if by its header it fits this base.
 
     Args:
@@ -58,7 +58,7 @@ def fitting_manifest(base: BaseModel, head: bytes, size: int) -> Manifest:
     header = read_header(head, size)
     check_base(base, header.manifest)
     check_shapes(header.shapes, expected_shapes(header.manifest, base.dims))
-    return header.manifest
+    return header
 
 
 def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version: int, content: str) -> Resident:
@@ -106,44 +106,73 @@ def check_base(base: BaseModel, manifest: Manifest) -> None:
 
 
 class Bank:
-    """Resident adapters by task and version: active versions pinned, a few others kept while they are asked for."""
+    """Resident versions by task: the active ones, and a few others that were asked for by number.
 
-    def __init__(self, unpinned: int = 8) -> None:
-        self._pinned: dict[tuple[str, int], Resident] = {}
+    Of both there is a limit; past it, what was unused longest makes room, except for the active versions of pinned
+    tasks. A row in flight holds its own, so nobody waits for anybody here.
+    """
+
+    def __init__(self, active: int | None = None, others: int = 8, pinned: Collection[str] = ()) -> None:
+        """`active` and `others` are how many are kept; None: all."""
+        self._active: OrderedDict[str, Resident] = OrderedDict()
         self._others: OrderedDict[tuple[str, int], Resident] = OrderedDict()
-        self._unpinned = unpinned
+        self._most_active, self._most_others = active, others
+        self._pinned = frozenset(pinned)
         self._lock = Lock()
 
-    def get(self, task: str, version: int) -> Resident | None:
-        key = (task, version)
-        with self._lock:
-            if key in self._others:
-                self._others.move_to_end(key)
-                return self._others[key]
-            return self._pinned.get(key)
+    @property
+    def full(self) -> bool:
+        """Whether another active version would make one go."""
+        return self._most_active is not None and len(self._active) >= self._most_active
 
-    def pin(self, task: str, resident: Resident) -> None:
-        """Keeps this version in memory, and lets the task's other pinned one go."""
+    def pins(self, task: str) -> bool:
+        """Whether the task's active version stays whatever happens."""
+        return task in self._pinned
+
+    def get(self, task: str, version: int) -> Resident | None:
         with self._lock:
-            for key in [key for key in self._pinned if key[0] == task]:
-                del self._pinned[key]
+            resident = self._active.get(task)
+            if resident is not None and resident.version == version:
+                self._active.move_to_end(task)
+                return resident
+            resident = self._others.get((task, version))
+            if resident is not None:
+                self._others.move_to_end((task, version))
+            return resident
+
+    def holds(self, task: str, version: int) -> bool:
+        """As `get`, but not counted as use."""
+        active = self._active.get(task)
+        return (active is not None and active.version == version) or (task, version) in self._others
+
+    def serve(self, task: str, resident: Resident) -> None:
+        """Holds a task's active version, and lets go the one that was."""
+        with self._lock:
             self._others.pop((task, resident.version), None)
-            self._pinned[task, resident.version] = resident
+            self._active[task] = resident
+            self._active.move_to_end(task)
+            if self._most_active is not None and len(self._active) > self._most_active:
+                unused = next((other for other in self._active if not self.pins(other) and other != task), None)
+                if unused is not None:
+                    del self._active[unused]
 
     def keep(self, task: str, resident: Resident) -> None:
-        """Holds a version that is not active; the one unused longest makes room."""
+        """Holds a version that is not active."""
         with self._lock:
-            if (task, resident.version) in self._pinned:
+            active = self._active.get(task)
+            if active is not None and active.version == resident.version:
                 return
             self._others[task, resident.version] = resident
-            while len(self._others) > self._unpinned:
+            while len(self._others) > self._most_others:
                 self._others.popitem(last=False)
 
     def drop(self, task: str, version: int) -> None:
         with self._lock:
-            self._pinned.pop((task, version), None)
+            active = self._active.get(task)
+            if active is not None and active.version == version:
+                del self._active[task]
             self._others.pop((task, version), None)
 
     def __iter__(self) -> Iterator[Resident]:
         with self._lock:
-            return iter([*self._pinned.values(), *self._others.values()])
+            return iter([*self._active.values(), *self._others.values()])

@@ -3,15 +3,18 @@
 import logging
 import re
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
 from service.adapters.manifest import TASK_NAME, TASK_NAME_WORDS, Manifest
-from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, fitting_manifest, load_resident
+from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, fitting_header, load_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
 from service.registry.store import FolderStore, State
+
+LOADERS = 2  # files read into memory at once
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ class Version:
     digest: str
     bytes: int
     manifest: Manifest | None
+    parameters: int = 0  # |v|
     problem: str | None = None
 
 
@@ -48,6 +52,9 @@ class Registry:
         self._bare = bare_resident(base)
         self._tasks: dict[str, Task] = {}
         self._changing = Lock()  # one change at a time; reads take no lock
+        self._loading: dict[tuple[str, int], Future[Resident]] = {}
+        self._loader = ThreadPoolExecutor(LOADERS, "loader")
+        self._lock = Lock()  # guards `_loading`
         metrics.resident_adapters.set_function(lambda: len(list(bank)))
         metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
@@ -58,7 +65,7 @@ class Registry:
         """
         states = self._store.states()
         found = self._store.versions()
-        for name in sorted(found.keys() | states.keys()):
+        for name in sorted(found.keys() | states.keys(), key=lambda name: (not self._bank.pins(name), name)):
             if name == BARE_TASK:
                 log.error("the store's files of task %s are not served: the bare base answers it", name)
                 continue
@@ -80,6 +87,11 @@ class Registry:
         """Tasks that answer, in order: those with an active version that could be loaded, and the bare base."""
         return sorted([BARE_TASK, *(name for name in self._tasks if self._served(name))])
 
+    def served(self) -> list[Version]:
+        """The active versions of those tasks, without the bare base."""
+        found = (task.versions.get(task.active) for task in self._tasks.values() if task.active is not None)
+        return [version for version in found if version is not None and version.problem is None]
+
     def task(self, name: str) -> Task:
         """A task of the store, served or not.
 
@@ -98,15 +110,20 @@ class Registry:
             UnknownTask, UnknownVersion, BadStore
             BadAdapter: the version asked for is in the store but refused.
         """
-        resident = self.ready(name, version)
-        if resident is not None:
-            return resident
+        return self.ready(name, version) or self.fetch(name, version).result()
+
+    def fetch(self, name: str, version: int | None = None) -> "Future[Resident]":
+        """Begins to read what `ready` has not; once, however many wait. The future raises as `resident` does.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter
+        """
         found = self._version(self.task(name), version)
-        resident = load_resident(self._base, self._store.read(name, found.number), found.number)
-        self._bank.keep(name, resident)
-        if found.number not in self.task(name).versions:  # deleted while it was read
-            self._bank.drop(name, found.number)
-        return resident
+        with self._lock:
+            future = self._loading.get((name, found.number))
+            if future is None:
+                future = self._loading[name, found.number] = self._loader.submit(self._load, name, found.number)
+        return future
 
     def ready(self, name: str, version: int | None = None) -> Resident | None:
         """As `resident`, from memory alone: None where a file would have to be read.
@@ -119,6 +136,20 @@ class Registry:
                 raise UnknownVersion(f"task {name} is the bare base; it has no version {version}")
             return self._bare
         return self._bank.get(name, self._version(self.task(name), version).number)
+
+    def active(self, name: str) -> Version:
+        """The version that answers `name`, in memory or not.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter
+        """
+        if name == BARE_TASK:
+            return Version(0, self._bare.digest, 0, self._bare.manifest)
+        return self._version(self.task(name), None)
+
+    def holds(self, name: str, number: int) -> bool:
+        """Whether a version is in memory. Asking does not count as use."""
+        return name == BARE_TASK or self._bank.holds(name, number)
 
     def upload(self, name: str, data: bytes, activate: bool = True) -> tuple[Version, bool]:
         """Validates a file, keeps it durably, and serves it.
@@ -209,6 +240,30 @@ class Registry:
     def bare(self) -> Resident:
         return self._bare
 
+    def _load(self, name: str, number: int) -> Resident:
+        """Takes a version of the store into memory; the tensors of one that was not served are judged only here."""
+        try:
+            resident = load_resident(self._base, self._store.read(name, number), number)
+            active = self.task(name).active == number
+            (self._bank.serve if active else self._bank.keep)(name, resident)
+            if number not in self.task(name).versions:  # deleted while it was read
+                self._bank.drop(name, number)
+            return resident
+        except BadAdapter as error:
+            log.error("task %s version %d is not served: %s", name, number, error.detail)
+            with self._changing:
+                self._refuse(name, number, error.detail)
+            raise
+        finally:
+            with self._lock:
+                del self._loading[name, number]
+
+    def _refuse(self, name: str, number: int, problem: str) -> None:
+        task = self._tasks.get(name)
+        if task is not None and number in task.versions:
+            refused = replace(task.versions[number], manifest=None, problem=problem)
+            self._put(replace(task, versions={**task.versions, number: refused}))
+
     def _examine_all(self, name: str, numbers: list[int], state: State) -> Task:
         """A task as its files and its state tell it: the state may name a version that is not there."""
         named = [] if state.active is None else [state.active]
@@ -226,16 +281,16 @@ class Registry:
         content, size = "", 0
         try:
             content, size, head = self._store.look(name, number)
-            manifest = fitting_manifest(self._base, head, size)
-            if active:
-                self._bank.pin(name, load_resident(self._base, self._store.read(name, number), number))
-            return Version(number, content, size, manifest)
+            header = fitting_header(self._base, head, size)
+            if active and not self._bank.full:
+                self._bank.serve(name, load_resident(self._base, self._store.read(name, number), number))
+            return Version(number, content, size, header.manifest, header.parameters)
         except UnknownVersion:
             problem = "its file is missing"
         except (BadAdapter, BadStore) as error:
             problem = error.detail
         log.error("task %s version %d is not served: %s", name, number, problem)
-        return Version(number, content, size, None, problem)
+        return Version(number, content, size, None, problem=problem)
 
     def _version(self, task: Task, number: int | None) -> Version:
         wanted = task.active if number is None else number
@@ -258,7 +313,7 @@ class Registry:
         # Without a state the new file, being the highest, would be served from its first moment on the disk.
         self._store.write_state(task.name, State(active=task.active, last=task.last))
         number = self._write(task.name, task.last + 1, data)
-        version = Version(number, resident.digest, len(data), resident.manifest)
+        version = Version(number, resident.digest, len(data), resident.manifest, resident.parameters)
         kept = replace(task, versions={**task.versions, number: version}, last=number)
         try:
             if activate:
@@ -294,7 +349,7 @@ class Registry:
         # In memory before it is active, and the old one until then: no reader finds a task without its adapter.
         self._bank.keep(task.name, resident)
         self._put(replace(task, active=resident.version))
-        self._bank.pin(task.name, resident)
+        self._bank.serve(task.name, resident)
 
     def _remove(self, task: Task, number: int) -> Task:
         """File first: memory forgets nothing that the disk would bring back."""

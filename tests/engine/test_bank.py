@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from service.adapters.file import digest
 from service.adapters.manifest import BaseIdentity, TokenizerSettings
@@ -19,26 +21,26 @@ def versions(tiny_base: BaseModel) -> list[Resident]:
     return [make_resident(tiny_base, version, seed=version, method=Head()) for version in range(6)]
 
 
-def test_what_is_pinned_stays(versions: list[Resident]) -> None:
-    bank = Bank(unpinned=1)
-    bank.pin("toy", versions[1])
+def test_others_do_not_push_out_what_is_active(versions: list[Resident]) -> None:
+    bank = Bank(others=1)
+    bank.serve("toy", versions[1])
     for number in (2, 3, 4):
         bank.keep("toy", versions[number])
     assert bank.get("toy", 1) is versions[1]
 
 
-def test_another_pin_lets_the_tasks_other_version_go_and_no_other_task(versions: list[Resident]) -> None:
+def test_a_tasks_next_active_version_lets_the_last_one_go_and_no_other_task(versions: list[Resident]) -> None:
     bank = Bank()
-    bank.pin("toy", versions[1])
-    bank.pin("toyota", versions[1])
-    bank.pin("toy", versions[2])
+    bank.serve("toy", versions[1])
+    bank.serve("toyota", versions[1])
+    bank.serve("toy", versions[2])
     assert bank.get("toy", 1) is None
     assert bank.get("toy", 2) is versions[2]
     assert bank.get("toyota", 1) is versions[1]
 
 
 def test_of_the_others_the_one_unused_longest_makes_room(versions: list[Resident]) -> None:
-    bank = Bank(unpinned=2)
+    bank = Bank(others=2)
     bank.keep("toy", versions[1])
     bank.keep("toy", versions[2])
     assert bank.get("toy", 1) is versions[1]
@@ -46,16 +48,84 @@ def test_of_the_others_the_one_unused_longest_makes_room(versions: list[Resident
     assert [bank.get("toy", number) for number in (1, 2, 3)] == [versions[1], None, versions[3]]
 
 
-def test_a_kept_version_that_is_pinned_is_held_once(versions: list[Resident]) -> None:
+def test_of_the_active_ones_too_but_never_a_pinned_tasks(versions: list[Resident]) -> None:
+    bank = Bank(active=3, pinned=["a"])
+    for number, task in enumerate("abc"):
+        bank.serve(task, versions[number])
+    assert bank.full
+    assert bank.get("b", 1) is versions[1]
+    bank.serve("d", versions[3])
+    assert [bank.get(task, number) for number, task in enumerate("abcd")] == [*versions[:2], None, versions[3]]
+
+
+def test_pinned_tasks_may_be_more_than_fit(versions: list[Resident]) -> None:
+    bank = Bank(active=1, pinned=["a", "b"])
+    for number, task in enumerate("abc"):
+        bank.serve(task, versions[number])
+    assert [bank.holds(task, number) for number, task in enumerate("abc")] == [True, True, True]
+    bank.serve("d", versions[3])
+    assert not bank.holds("c", 2)
+
+
+class BankMachine(RuleBasedStateMachine):
+    """Whatever is asked: a bank gives what was put in, holds no more than its limits, and keeps what is pinned."""
+
+    versions: list[Resident]  # set by the test that runs it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank = Bank(active=3, others=2, pinned=["a"])
+        self.active: dict[str, int] = {}
+        self.dropped: set[tuple[str, int]] = set()
+
+    @rule(task=st.sampled_from("abcdef"), number=st.integers(0, 5))
+    def serve(self, task: str, number: int) -> None:
+        self.bank.serve(task, self.versions[number])
+        self.active[task] = number
+        self.dropped.discard((task, number))
+        assert self.bank.get(task, number) is self.versions[number]
+
+    @rule(task=st.sampled_from("abcdef"), number=st.integers(0, 5))
+    def keep(self, task: str, number: int) -> None:
+        self.bank.keep(task, self.versions[number])
+        self.dropped.discard((task, number))
+        assert self.bank.get(task, number) is self.versions[number]
+
+    @rule(task=st.sampled_from("abcdef"), number=st.integers(0, 5))
+    def drop(self, task: str, number: int) -> None:
+        self.bank.drop(task, number)
+        self.dropped.add((task, number))
+        if self.active.get(task) == number:
+            del self.active[task]
+
+    @rule(task=st.sampled_from("abcdef"), number=st.integers(0, 5))
+    def get(self, task: str, number: int) -> None:
+        assert self.bank.get(task, number) in (None, self.versions[number])
+        assert self.bank.holds(task, number) == (self.bank.get(task, number) is not None)
+
+    @invariant()
+    def it_holds_no_more_than_it_may_and_nothing_that_was_dropped(self) -> None:
+        assert len(list(self.bank)) <= 3 + 2
+        assert not any(self.bank.holds(*one) for one in self.dropped)
+        if "a" in self.active:
+            assert self.bank.holds("a", self.active["a"])
+
+
+def test_a_bank_keeps_its_promises_whatever_is_asked(versions: list[Resident]) -> None:
+    BankMachine.versions = versions
+    run_state_machine_as_test(BankMachine)
+
+
+def test_a_kept_version_that_becomes_active_is_held_once(versions: list[Resident]) -> None:
     bank = Bank()
     bank.keep("toy", versions[1])
-    bank.pin("toy", versions[1])
+    bank.serve("toy", versions[1])
     assert list(bank) == [versions[1]]
 
 
 def test_what_is_dropped_is_gone(versions: list[Resident]) -> None:
     bank = Bank()
-    bank.pin("toy", versions[1])
+    bank.serve("toy", versions[1])
     bank.keep("toy", versions[2])
     bank.drop("toy", 1)
     bank.drop("toy", 2)

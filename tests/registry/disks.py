@@ -60,7 +60,7 @@ def trouble(fails_at: int, error: BaseException) -> Iterator[Disk]:
 
 def open_registry(base: BaseModel, folder: Path, metrics: Metrics | None = None, spare: int = 8) -> Registry:
     """A registry that holds no lock: tests look at one folder through several."""
-    registry = Registry(base, FolderStore(folder), Bank(spare), metrics or Metrics())
+    registry = Registry(base, FolderStore(folder), Bank(others=spare), metrics or Metrics())
     registry.open()
     registry.close()
     return registry

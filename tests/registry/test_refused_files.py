@@ -169,7 +169,7 @@ def test_a_version_that_only_the_state_knows_is_told_of(
     (tmp_path / "toy-2.safetensors").unlink()
     again = reopen()
     assert "task toy version 2 is not served: its file is missing" in caplog.messages
-    assert again.task("toy").versions[2] == Version(2, "", 0, None, "its file is missing")
+    assert again.task("toy").versions[2] == Version(2, "", 0, None, problem="its file is missing")
     with pytest.raises(BadAdapter, match="task toy version 2 cannot be served: its file is missing"):
         again.resident("toy")
     with pytest.raises(UnknownVersion):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from service.adapters.file import digest
 from service.engine.bank import BARE_TASK, Bank, Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.errors import BadStore, Conflict, UnknownTask, UnknownVersion
+from service.errors import BadAdapter, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.store import FolderStore
@@ -122,12 +122,12 @@ def test_an_activation_leaves_no_moment_without_an_answer_in_memory(
     answers: list[Resident | None] = []
 
     class WatchedBank(Bank):
-        def pin(self, task: str, resident: Resident) -> None:
+        def serve(self, task: str, resident: Resident) -> None:
             answers.append(registry.ready("toy"))
-            super().pin(task, resident)
+            super().serve(task, resident)
             answers.append(registry.ready("toy"))
 
-    registry = Registry(tiny_base, FolderStore(tmp_path), WatchedBank(1), Metrics())
+    registry = Registry(tiny_base, FolderStore(tmp_path), WatchedBank(), Metrics())
     registry.upload("toy", files[0])
     registry.upload("toy", files[1])
     registry.activate("toy", 1)
@@ -281,3 +281,58 @@ def test_uploads_at_once_get_numbers_of_their_own(registry: Registry, reopen: Re
     again = reopen()
     assert all(again.resident("toy", number).digest == content for number, content in given)
     assert served(registry) == served(again)
+
+
+def test_more_tasks_than_fit_are_all_answered(tiny_base: BaseModel, tmp_path: Path, files: list[bytes]) -> None:
+    before = open_registry(tiny_base, tmp_path)
+    for number, data in enumerate(files[:3]):
+        before.upload(f"toy-{number}", data)
+    registry = Registry(tiny_base, FolderStore(tmp_path), Bank(active=2, pinned=["toy-2"]), Metrics())
+    registry.open()
+    assert [registry.holds(f"toy-{number}", 1) for number in range(3)] == [True, False, True]
+    for _ in range(2):
+        for number, data in enumerate(files[:3]):
+            assert registry.resident(f"toy-{number}").digest == digest(data)
+            assert registry.holds(f"toy-{number}", 1)
+            assert registry.holds("toy-2", 1)
+            assert len(list(registry.residents())) == 2
+    assert [version.number for version in registry.served()] == [1, 1, 1]
+
+
+def test_a_file_is_read_once_however_many_wait(tiny_base: BaseModel, tmp_path: Path, files: list[bytes]) -> None:
+    reads: list[str] = []
+    opened = Event()
+
+    class SlowStore(FolderStore):
+        def read(self, task: str, version: int) -> bytes:
+            reads.append(task)
+            assert opened.wait(10)
+            return super().read(task, version)
+
+    registry = Registry(tiny_base, SlowStore(tmp_path), Bank(), Metrics())
+    registry.upload("toy", files[0], activate=False)
+    futures = [registry.fetch("toy", 1) for _ in range(5)]
+    assert registry.ready("toy", 1) is None
+    opened.set()
+    assert len({id(future.result(10)) for future in futures}) == 1
+    assert reads == ["toy"]
+    assert registry.ready("toy", 1) is futures[0].result()
+
+
+def test_a_file_that_turns_out_bad_when_it_is_needed_is_refused_from_then_on(
+    tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
+) -> None:
+    before = open_registry(tiny_base, tmp_path)
+    before.upload("good", files[0])
+    before.upload("late", files[1])
+    path = tmp_path / "late-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"\xff" * 8)  # not a number, in half precision
+    registry = Registry(tiny_base, FolderStore(tmp_path), Bank(active=1), Metrics())
+    registry.open()
+    assert registry.names() == [BARE_TASK, "good", "late"]
+    with pytest.raises(BadAdapter, match="finite"):
+        registry.resident("late")
+    assert registry.names() == [BARE_TASK, "good"]
+    with pytest.raises(BadAdapter, match=r"task late version 1 cannot be served: .*finite"):
+        registry.resident("late")
+    assert registry.resident("good").digest == digest(files[0])
