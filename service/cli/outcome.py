@@ -22,7 +22,7 @@ def write(plan: "Plan", outcome: "Outcome", folder: Path, to: Path | None) -> No
 
     report, full = outcome.report, plan.recipe.full
     for rate, seed in _diverged(plan, report):
-        click.echo(f"seed {seed} at learning rate {rate:g}: diverged", err=True)
+        click.echo(f"seed {seed} at learning rate {rate:g}: nothing was learned", err=True)
     click.echo(f"validation (epoch {report['best_epoch']}): {figures(outcome.validation)}")
     if outcome.test is not None:
         click.echo(f"test: {figures(outcome.test)}")

@@ -1,5 +1,6 @@
 """What a kind of task is: how it reads, the head's shapes and maths, its loss, its answer, and how well it did."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -99,6 +100,10 @@ class Kind(ABC):
         """How many judgements the loss of these targets is the mean of."""
         return len(targets)
 
+    def idle_loss(self, targets: Sequence[Tensor]) -> float:
+        """The loss of the best outputs that are the same for every input; infinite where that is not known."""
+        return math.inf
+
     def calibrate(
         self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: "Labelled", metric: str
     ) -> Calibration:
@@ -167,3 +172,8 @@ def softmax(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+
+
+def entropy(shares: Tensor) -> float:
+    """Of a distribution [n], in nats: the least cross-entropy that a constant guess at it has."""
+    return float(-torch.xlogy(shares, shares).sum())

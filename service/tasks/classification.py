@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from service.adapters.manifest import Calibration, Manifest
-from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Labelled, Prediction, check_known, softmax
+from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Labelled, Prediction, check_known, entropy, softmax
 from service.tasks.calibration import fit_temperature
 from service.tasks.metrics import TABLE_METRICS, Counts, by_label, confusion
 from service.tasks.reading import Reading
@@ -39,6 +39,9 @@ class Classification(Kind):
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
         return F.cross_entropy(outputs, torch.stack(list(targets)))
+
+    def idle_loss(self, targets: Sequence[Tensor]) -> float:
+        return entropy(torch.bincount(torch.stack(list(targets))) / len(targets))
 
     def calibrate(
         self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.adapters.manifest import Calibration, Manifest
-from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Labelled, Prediction, check_known, sigmoid
+from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Labelled, Prediction, check_known, entropy, sigmoid
 from service.tasks.calibration import fit_sigmoid_temperature
 from service.tasks.metrics import Counts, mean_f1, micro_f1
 from service.tasks.reading import Reading
@@ -45,6 +45,10 @@ class Multilabel(Kind):
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor], lengths: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, torch.stack(list(targets)))
+
+    def idle_loss(self, targets: Sequence[Tensor]) -> float:
+        shares = torch.stack(list(targets)).mean(dim=0)
+        return sum(entropy(torch.stack([share, 1 - share])) for share in shares) / len(shares)
 
     def calibrate(
         self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str

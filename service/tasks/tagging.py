@@ -19,6 +19,7 @@ from service.tasks.base import (
     Prediction,
     Span,
     check_known,
+    entropy,
     softmax,
     spans_of,
 )
@@ -68,6 +69,11 @@ class Tagging(Kind):
 
     def judged(self, targets: Sequence[Tensor]) -> int:
         return sum(int((tags != IGNORED).sum()) for tags in targets)
+
+    def idle_loss(self, targets: Sequence[Tensor]) -> float:
+        tags = torch.cat(list(targets))
+        found = torch.bincount(tags[tags != IGNORED])
+        return entropy(found / found.sum())
 
     def calibrate(
         self, manifest: Manifest, raw: Sequence[Sequence[Floats]], labelled: Labelled, metric: str

@@ -20,6 +20,8 @@ from service.training.recipe import Recipe
 from service.training.sets import Set, Unfit, prepare
 from service.training.trainer import Progress, train
 
+HALVINGS = 2  # of the rate, where nothing is learned at it and nobody asked for it
+
 Watch = Callable[[int, int, Progress], None]  # (run, runs, progress)
 
 
@@ -31,40 +33,80 @@ def run(base: BaseModel, plan: Plan, data: Data, watch: Watch = lambda run, runs
         Diverged: no recipe came to anything.
     """
     started = perf_counter()
-    manifest = draft(base, plan, data)
-    assert manifest.trained is not None
-    metric = manifest.trained.metric
-    sets = Sets(
-        training=_prepare(base, manifest, data.training, plan.training),
-        validation=_prepare(base, manifest, data.validation, plan.validation or plan.training),
-        test=_prepare(base, manifest, data.test, plan.test or plan.training),
-    )
+    one = _Run(base, plan, data)
     recipes = [
         replace(plan.recipe, seed=seed, learning_rate=rate)
         for rate, seed in product(plan.learning_rates or [plan.recipe.learning_rate], plan.seeds or [plan.recipe.seed])
     ]
-    checkpoints = [_checkpoint(plan, manifest, recipe, data) for recipe in recipes]
     tried: list[Try] = []
-    for number, (recipe, checkpoint) in enumerate(zip(recipes, checkpoints, strict=True), start=1):
-        if checkpoint is not None and not plan.resume:
-            checkpoint.remove()
-        tell = partial(watch, number, len(recipes))
+    for number, recipe in enumerate(recipes, start=1):
         try:
-            trained = train(base, manifest, sets.training, sets.validation, recipe, metric, tell, checkpoint)
-            tried.append(Try(recipe, trained))
+            tried.append(one.train(recipe, partial(watch, number, len(recipes))))
         except Diverged:
             if number == len(recipes) and not tried:  # of several rates, one too many only loses
                 raise
-    outcome = finish(base, plan, manifest, tried, sets)
+    outcome = finish(base, plan, one.manifest, tried, one.sets)
     seconds = perf_counter() - started
     epochs = sum(len(one.trained.curve) for one in tried)
     outcome.report.update(
         seconds=round(seconds, 1), examples_per_second=round(len(data.training) * epochs / seconds, 1)
     )
-    for checkpoint in checkpoints:
-        if checkpoint is not None:
-            checkpoint.remove()
+    for recipe, _ in tried:
+        one.forget(recipe)
     return outcome
+
+
+class _Run:
+    """What all trainings of a run share."""
+
+    def __init__(self, base: BaseModel, plan: Plan, data: Data) -> None:
+        self._base, self._plan, self._data = base, plan, data
+        self.manifest = manifest = draft(base, plan, data)
+        self.sets = Sets(
+            training=_prepare(base, manifest, data.training, plan.training),
+            validation=_prepare(base, manifest, data.validation, plan.validation or plan.training),
+            test=_prepare(base, manifest, data.test, plan.test or plan.training),
+        )
+
+    def train(self, recipe: Recipe, report: Callable[[Progress], None]) -> Try:
+        """Trains once; at half the rate if nothing is learned at the recipe's, unless that was asked for.
+
+        A high rate suits most data, and on some it wrecks the encoder's vectors in the first epoch.
+        """
+        assert self.manifest.trained is not None
+        metric = self.manifest.trained.metric
+        halvings = 0 if self._plan.learning_rates else HALVINGS
+        rates = [recipe.learning_rate / 2**halving for halving in range(halvings + 1)]
+        for rate in rates:
+            now, last = replace(recipe, learning_rate=rate), rate == rates[-1]
+            checkpoint = self._checkpoint(now)
+            if checkpoint is not None and not self._plan.resume:
+                checkpoint.remove()
+            try:
+                sets = self.sets.training, self.sets.validation
+                return Try(now, train(self._base, self.manifest, *sets, now, metric, report, checkpoint, insist=last))
+            except Diverged:
+                self.forget(now)
+                if last:
+                    raise
+        raise AssertionError("the last rate returns or raises")
+
+    def forget(self, recipe: Recipe) -> None:
+        """Removes what a training left to be gone on with."""
+        if checkpoint := self._checkpoint(recipe):
+            checkpoint.remove()
+
+    def _checkpoint(self, recipe: Recipe) -> Checkpoint | None:
+        plan, trained = self._plan, self.manifest.trained
+        if plan.checkpoints is None:
+            return None
+        assert trained is not None
+        settled = self.manifest.model_copy(update={"trained": None, "description": "", "licence": ""})
+        facts = (settled, trained.metric, recipe, self._data.training, self._data.validation)
+        return Checkpoint(
+            plan.checkpoints / f"{plan.task}-{recipe.seed}-{recipe.learning_rate:g}.checkpoint",
+            sha256(repr(facts).encode()).hexdigest(),
+        )
 
 
 def _prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example], path: Path) -> Set:
@@ -72,15 +114,3 @@ def _prepare(base: BaseModel, manifest: Manifest, examples: Sequence[Example], p
         return prepare(base, manifest, examples)
     except Unfit as error:
         raise error.of(path) from error
-
-
-def _checkpoint(plan: Plan, manifest: Manifest, recipe: Recipe, data: Data) -> Checkpoint | None:
-    if plan.checkpoints is None:
-        return None
-    assert manifest.trained is not None
-    settled = manifest.model_copy(update={"trained": None, "description": "", "licence": ""})
-    facts = (settled, manifest.trained.metric, recipe, data.training, data.validation)
-    return Checkpoint(
-        plan.checkpoints / f"{plan.task}-{recipe.seed}-{recipe.learning_rate:g}.checkpoint",
-        sha256(repr(facts).encode()).hexdigest(),
-    )

@@ -29,6 +29,8 @@ from service.training.recipe import Recipe
 from service.training.sets import Set
 from service.training.workers import Workers
 
+PROOF_STEPS = 300  # after these, and a quarter of all, the loss is to be less than that of always answering the same
+
 
 class Progress(NamedTuple):
     """Said after every step; `value` is the validation metric, after the last step of an epoch."""
@@ -79,14 +81,16 @@ def train(
     metric: str,
     report: Callable[[Progress], None] = lambda progress: None,
     checkpoint: Checkpoint | None = None,
+    insist: bool = True,
 ) -> Trained:
     """Trains what the manifest's method says, and keeps the epoch that did best on the validation set.
 
     Args:
         checkpoint: written after each epoch, and gone on from if it holds one of this very training.
+        insist: go on where nothing is learned at first; otherwise that is a training that diverged.
 
     Raises:
-        Diverged: no epoch came to an end.
+        Diverged: no epoch came to an end, or nothing was learned when much should have been.
         BadData: the checkpoint is of another training.
     """
     with torch.random.fork_rng():
@@ -100,7 +104,8 @@ def train(
         else:
             model = AdapterModel(base, manifest, tensors, recipe.dtype)
         with Workers() as workers:
-            return _Training(model, manifest, recipe, metric, training, validation, workers).run(report, checkpoint)
+            run = _Training(model, manifest, recipe, metric, training, validation, workers)
+            return run.run(report, checkpoint, insist)
 
 
 class _Training:
@@ -120,6 +125,7 @@ class _Training:
         self._kind = kind_of(manifest)
         self._training, self._validation, self._workers = training, validation, workers
         self._lengths = [len(row) for row in training.rows]
+        self._idle = self._kind.idle_loss(training.targets)
         self._trainable = model.trainable()
         self._optimizer = _optimizer(self._trainable, recipe)
         self._steps = recipe.epochs * math.ceil(len(training.rows) / recipe.batch_size)
@@ -132,7 +138,7 @@ class _Training:
             [parameter.detach().clone() for parameter in self._trainable] if recipe.averaging is not None else []
         )
 
-    def run(self, report: Callable[[Progress], None], checkpoint: Checkpoint | None) -> Trained:
+    def run(self, report: Callable[[Progress], None], checkpoint: Checkpoint | None, insist: bool) -> Trained:
         if checkpoint is not None:
             self._restore(checkpoint)
         while len(self._judged) < self._recipe.epochs and not self._stale():
@@ -140,6 +146,9 @@ class _Training:
             loss = self._epoch(epoch, report)
             if not math.isfinite(loss):
                 break  # nothing good can follow; what was best stays
+            if not insist and loss >= self._idle and self._step >= max(PROOF_STEPS, self._steps / 4):
+                rate = self._recipe.learning_rate
+                raise Diverged(f"after {epoch} epochs nothing was learned at learning rate {rate:g}; try a smaller one")
             self._losses.append(loss)
             self._judge(epoch)
             if checkpoint is not None:

@@ -162,7 +162,7 @@ def test_an_adapter_of_another_base_is_named(
 def test_a_run_that_diverged_beside_others_is_told(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
     options = ("--learning-rate", "1e38", "--seed", 4, "--out", tmp_path)
     result = train(tiny_folder, data, "--task", "x", "--bottleneck", 4, *options)
-    assert "seed 4 at learning rate 1e+38: diverged\n" in result.stderr
+    assert "seed 4 at learning rate 1e+38: nothing was learned\n" in result.stderr
     assert "validation (epoch" in result.stdout
 
 

@@ -21,8 +21,9 @@ from service.training.data import Example
 from service.training.measure import measure_answers
 from service.training.outcome import Outcome
 from service.training.plan import Data, Plan, count_cut_rows, read_data
-from service.training.run import run
+from service.training.run import Watch, run
 from service.training.sets import Set, prepare
+from service.training.trainer import Progress
 from tests.tiny import read_one
 from tests.training.conftest import RECIPE, Run
 from tests.training.toys import LABELS, TOYS, counting, sentiment, where, write_csv, write_jsonl
@@ -35,8 +36,8 @@ def plan(plans: dict[KindName, Plan]) -> Plan:
     return plans["classification"]
 
 
-def _run(base: BaseModel, plan: Plan) -> Outcome:
-    return run(base, plan, read_data(plan))
+def _run(base: BaseModel, plan: Plan, watch: Watch = lambda run, runs, progress: None) -> Outcome:
+    return run(base, plan, read_data(plan), watch)
 
 
 def _resident(base: BaseModel, file: bytes | None) -> Resident:
@@ -166,6 +167,38 @@ def test_a_rate_that_diverges_loses_to_the_others(tiny_base: BaseModel, plan: Pl
     assert [one["learning_rate"] for one in outcome.report["tried"]] == [1e-2]
     with pytest.raises(Diverged, match="try a smaller one"):
         _run(tiny_base, replace(rates, learning_rates=(1e38,)))
+
+
+def test_where_nothing_is_learned_the_rate_is_halved(
+    tiny_base: BaseModel, plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    idle: list[float] = []
+    monkeypatch.setattr("service.tasks.classification.Classification.idle_loss", lambda *_: idle.pop(0))
+    monkeypatch.setattr("service.training.trainer.PROOF_STEPS", 1)
+    told: list[int] = []
+    slow = replace(plan, recipe=replace(RECIPE, epochs=4, learning_rate=1e-2), checkpoints=tmp_path)
+
+    def watch(run: int, runs: int, progress: Progress) -> None:
+        if progress.value is not None:
+            told.append(progress.epoch)
+
+    idle += [0.0, 9.0]  # the first training learns less than nothing, the second one something
+    outcome = _run(tiny_base, slow, watch)
+    assert outcome.report["recipe"]["learning_rate"] == 5e-3
+    assert told == [1, 2, 3, 4]  # of the first, no epoch counts
+    assert not list(tmp_path.iterdir())
+    idle += [0.0, 0.0, 0.0]  # the third goes on, come what may
+    assert _run(tiny_base, slow).report["recipe"]["learning_rate"] == 2.5e-3
+    idle += [0.0]  # a rate that was asked for is kept
+    assert _run(tiny_base, replace(slow, learning_rates=(1e-2,))).report["recipe"]["learning_rate"] == 1e-2
+
+
+def test_a_rate_that_wrecks_the_encoder_is_found_out(
+    tiny_base: BaseModel, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.training.trainer.PROOF_STEPS", 10)
+    outcome = _run(tiny_base, replace(plan, recipe=replace(RECIPE, epochs=6, learning_rate=1.0)))
+    assert outcome.report["recipe"]["learning_rate"] < 1.0
 
 
 @pytest.mark.parametrize("kind", ["classification", "answer"])
