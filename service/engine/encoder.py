@@ -13,7 +13,7 @@ from torch import Tensor
 from service.adapters.methods import Adaptation, Norm, Place, Prefix, Site
 from service.engine.attention import attend, rotate
 from service.engine.packing import Packed
-from service.engine.weights import Embeddings, Layer, Linear, Weights
+from service.engine.weights import AnyLinear, Embeddings, Layer, Weights
 
 
 class Group(NamedTuple):
@@ -65,7 +65,7 @@ def _through(weights: Weights, stage: Stage, stream: Tensor, x: Tensor) -> tuple
     for index in stage.layers:
         run = _Layer(index, weights.layers[index], weights, stage.batch, stage.groups)
         stream, x = run.close("attention", stream, x, run.linear("attention_out", run.attend(run.linear("qkv", x))))
-        stream, x = run.close("ffn", stream, x, run.linear("ffn_out", weights.widen(run.linear("ffn_in", x))))
+        stream, x = run.close("ffn", stream, x, run.linear("ffn_out", run.widen(x)))
     return stream, x
 
 
@@ -90,11 +90,21 @@ class _Layer(NamedTuple):
 
     def linear(self, site: Site, x: Tensor) -> Tensor:
         """One of the layer's linear layers, for all rows at once."""
-        linear: Linear = getattr(self.layer, site)
+        linear: AnyLinear = getattr(self.layer, site)
         y = linear(x)
-        if not any((self.number, site) in group.adaptation.sites for group in self.groups):
+        if not self._changed(site):
             return y
         return _joined(group.adaptation.after_linear(self.number, site, *own) for group, own in self._by_group(x, y))
+
+    def widen(self, x: Tensor) -> Tensor:
+        """The first half of the feed-forward sub-layer, [tokens, inner]; in one pass where nobody steps between."""
+        if self.weights.gated or self._changed("ffn_in"):
+            return self.weights.activate(self.linear("ffn_in", x))
+        return self.layer.ffn_in.activated(x, self.weights.activation)
+
+    def _changed(self, site: Site) -> bool:
+        """Whether some adapter changes what this linear layer makes."""
+        return any((self.number, site) in group.adaptation.sites for group in self.groups)
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Self-attention within each row, [tokens, hidden]."""

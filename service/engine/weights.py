@@ -1,7 +1,7 @@
 """The frozen weights w, laid out for the forward pass."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,35 @@ from torch import Tensor
 from service.adapters.methods import Dims, Norm, Place
 
 
+class Activation(NamedTuple):
+    function: Callable[[Tensor], Tensor]
+    fused: tuple[str, str] | None = None  # what oneDNN calls it behind a linear layer, and its variant
+
+
+class AnyLinear(Protocol):
+    """A linear layer, as the checkpoint has it or laid out for the processor."""
+
+    @property
+    def weight(self) -> Tensor: ...  # [out, in]
+
+    @property
+    def bias(self) -> Tensor | None: ...  # [out]
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        """The activation of what the layer makes of `x`."""
+
+
 class Linear(NamedTuple):
     weight: Tensor  # [out, in]
     bias: Tensor | None  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        return activation.function(self(x))
 
     def to(self, dtype: torch.dtype) -> "Linear":
         return Linear(self.weight.to(dtype), self.bias.to(dtype) if self.bias is not None else None)
@@ -56,11 +79,11 @@ class Distances(NamedTuple):
 
 
 class Layer(NamedTuple):
-    qkv: Linear  # query, key and value, one under the other: [3·hidden, hidden]
-    attention_out: Linear
+    qkv: AnyLinear  # query, key and value, one under the other: [3·hidden, hidden]
+    attention_out: AnyLinear
     attention_norm: Norm
-    ffn_in: Linear  # [inner, hidden]; with a gate [2·inner, hidden], the gate below
-    ffn_out: Linear
+    ffn_in: AnyLinear  # [inner, hidden]; with a gate [2·inner, hidden], the gate below
+    ffn_out: AnyLinear
     ffn_norm: Norm
     rotary: Rotary | None = None  # one for all layers that turn alike
     distances: Distances | None = None
@@ -71,7 +94,7 @@ class Weights(NamedTuple):
     layers: tuple[Layer, ...]
     heads: int
     norm_eps: float
-    activation: Callable[[Tensor], Tensor]
+    activation: Activation
     norm_first: bool = False  # sub-layers read normalised vectors, and add to the plain ones
     gated: bool = False
 
@@ -80,12 +103,21 @@ class Weights(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> "Weights":
         """The linear layers in another precision; embeddings and norms stay, being cheap and worth their digits."""
+
+        def converted(linear: AnyLinear) -> AnyLinear:
+            assert isinstance(linear, Linear)
+            return linear.to(dtype)
+
+        return self.with_linears(converted)
+
+    def with_linears(self, change: Callable[[AnyLinear], AnyLinear]) -> "Weights":
+        """The same base with each of its linear layers changed."""
         layers = tuple(
             layer._replace(
-                qkv=layer.qkv.to(dtype),
-                attention_out=layer.attention_out.to(dtype),
-                ffn_in=layer.ffn_in.to(dtype),
-                ffn_out=layer.ffn_out.to(dtype),
+                qkv=change(layer.qkv),
+                attention_out=change(layer.attention_out),
+                ffn_in=change(layer.ffn_in),
+                ffn_out=change(layer.ffn_out),
             )
             for layer in self.layers
         )
@@ -101,12 +133,12 @@ class Weights(NamedTuple):
         hidden, inner = self.layers[0].ffn_out.weight.shape
         return Dims(len(self.layers), hidden, inner, self.heads, self.gated)
 
-    def widen(self, wide: Tensor) -> Tensor:
+    def activate(self, wide: Tensor) -> Tensor:
         """Between the linear layers of the feed-forward sub-layer: [tokens, ffn_in] → [tokens, inner]."""
         if not self.gated:
-            return self.activation(wide)
+            return self.activation.function(wide)
         inner, gate = wide.chunk(2, dim=-1)
-        return self.activation(inner) * gate
+        return self.activation.function(inner) * gate
 
     def norms(self) -> dict[tuple[int, Place], Norm]:
         """Every layer's two LayerNorms, by layer and place."""

@@ -44,8 +44,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return build_tiny(tmp_path_factory.mktemp("checkpoint"), request.param)
 
 
-def test_packed_rows_of_mixed_lengths_equal_transformers(checkpoint: Path) -> None:
-    base = load_base(str(checkpoint))
+@pytest.mark.parametrize("prepack", [False, True])
+def test_packed_rows_of_mixed_lengths_equal_transformers(checkpoint: Path, prepack: bool) -> None:
+    base = load_base(str(checkpoint), prepack=prepack)
     rows = [random_row(length, seed) for seed, length in enumerate(LENGTHS)]
     _assert_equal(base, rows, _transformers(checkpoint))
 
@@ -57,10 +58,12 @@ def test_packed_pairs_equal_transformers(checkpoint: Path) -> None:
     _assert_equal(base, rows, _transformers(checkpoint))
 
 
+@pytest.mark.parametrize("prepack", [False, True])
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
-def test_every_activation_equals_transformers(tmp_path: Path, activation: str) -> None:
+def test_every_activation_equals_transformers(tmp_path: Path, activation: str, prepack: bool) -> None:
     build_tiny(tmp_path, hidden_act=activation)
-    _assert_equal(load_base(str(tmp_path)), [random_row(9), random_row(4)], _transformers(tmp_path))
+    base = load_base(str(tmp_path), prepack=prepack)
+    _assert_equal(base, [random_row(9), random_row(4)], _transformers(tmp_path))
 
 
 def test_another_epsilon_and_number_of_heads_equal_transformers(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_low_ranks_are_added_to_the_linear_layers(checkpoint: Path) -> None:
 
 
 def test_every_method_answers_alone_as_among_the_others(checkpoint: Path) -> None:
-    base = load_base(str(checkpoint))
+    base = load_base(str(checkpoint), prepack=True)
     residents = [make_resident(base, method=method, seed=seed) for seed, method in enumerate(METHODS.values())]
     rows = [Row(random_row(length), resident) for length in (5, 30, 64) for resident in residents]
     engine = Engine(base)
@@ -140,17 +143,19 @@ def test_training_and_serving_compute_the_same(checkpoint: Path, method: AnyMeth
     rows = [random_row(length) for length in (5, 30, 30, 64)]
     trained = AdapterModel(base, manifest, {name: tensor.clone() for name, tensor in v.items()}).outputs(rows)
     resident = load_resident(base, write_adapter(manifest, v), version=1)
-    served = Engine(base).run([Row(row, resident) for row in rows])
+    served = Engine(load_base(str(checkpoint), prepack=True)).run([Row(row, resident) for row in rows])
     np.testing.assert_allclose(trained.detach().numpy(), np.stack(served), atol=1e-4)
 
 
-def test_the_real_base_equals_transformers(real_base: BaseModel) -> None:
+@pytest.mark.parametrize("prepack", [False, True])
+def test_the_real_base_equals_transformers(real_base: BaseModel, prepack: bool) -> None:
     texts = ["Rootstock", "Ein Süppchen für zwei: 3,50 €", "one frozen base, many adapters " * 20, "東京 🙂"]
     rows = tokenize(real_base.tokenizer, texts, None, max_length=128)
     source = locate(DEFAULT_BASE)
     tokenizer = AutoTokenizer.from_pretrained(source)
     assert [row.ids.tolist() for row in rows] == tokenizer(texts, truncation=True, max_length=128)["input_ids"]
-    _assert_equal(real_base, rows, _transformers(Path(source)))
+    base = load_base(prepack=True) if prepack else real_base
+    _assert_equal(base, rows, _transformers(Path(source)))
 
 
 def _transformers(folder: Path) -> Any:

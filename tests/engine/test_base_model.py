@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from service.adapters.methods import Dims
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
+from service.engine.prepacked import PrepackedLinear
+from service.engine.weights import Linear
 from service.errors import BadBase
 from tests.tiny import BERT_SPECIAL, build_tiny, save_tokenizer, tiny_tokenizer
 
@@ -167,3 +169,24 @@ def test_another_window_makes_another_base(tmp_path: Path) -> None:
     one = load_base(str(build_tiny(tmp_path / "one", "modernbert")))
     other = load_base(str(build_tiny(tmp_path / "other", "modernbert", local_attention=8)))
     assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_prepacked_base_is_the_same_and_no_larger(tiny_folder: Path, dtype: str) -> None:
+    plain, packed = (load_base(str(tiny_folder), dtype, prepack) for prepack in (False, True))
+    assert (packed.fingerprint, packed.dims, packed.weights.dtype) == (
+        plain.fingerprint, plain.dims, plain.weights.dtype
+    )  # fmt: skip
+    assert (packed.parameters, packed.bytes) == (plain.parameters, plain.bytes)
+
+
+def test_without_the_processors_operators_the_base_stays_as_it_is(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrepackedLinear, "of", _not_here)
+    base = load_base(str(tiny_folder), prepack=True)
+    assert all(isinstance(layer.qkv, Linear) for layer in base.weights.layers)
+
+
+def _not_here(linear: object) -> None:
+    raise RuntimeError("no such operator on this processor")
