@@ -3,6 +3,8 @@
 FROM python:3.12-slim AS build
 ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /build
+# For the kernels; what runs them later needs no compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /venv
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --no-deps -r requirements.lock

@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := serve
 
 # The pinned set and nothing else: --no-deps keeps CUDA packages away from machines without a GPU.
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock pyproject.toml $(wildcard service/engine/native/*.cpp service/engine/native/*.h)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rootstock needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock

@@ -46,7 +46,7 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     if settings.threads:
         torch.set_num_threads(settings.threads)
     metrics = Metrics()
-    base = base or load_base(settings.base_model, settings.dtype, prepack=True)
+    base = base or load_base(settings.base_model, settings.dtype, serving=True)
     metrics.base_parameters.set(base.parameters)
     pinned = [name.strip() for name in settings.pinned.split(",") if name.strip()]
     bank = Bank(settings.max_resident, settings.spare_versions, pinned)

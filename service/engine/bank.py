@@ -11,8 +11,11 @@ from service.adapters.file import Header, check_shapes, digest, read_header, rea
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import BARE, Adaptation, Head, Tensors
 from service.engine.base_model import BaseModel
+from service.engine.native import NativeAdaptation, packed_adaptation
 from service.errors import BadAdapter
 from service.tasks import Kind, expected_shapes, kind_of
+
+AnyAdaptation = Adaptation | NativeAdaptation
 
 BARE_TASK = "embedding"  # the task that the base answers without an adapter
 
@@ -29,7 +32,7 @@ class Resident:
     version: int  # 0: the bare base
     digest: str
     kind: Kind
-    adaptation: Adaptation
+    adaptation: AnyAdaptation
     head: Tensors
     parameters: int
     bytes: int
@@ -65,7 +68,8 @@ def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version
     """Arranges tensors that are known to be right."""
     method = {name: tensors[name] for name in manifest.method.shapes(base.dims)}
     head = {name: tensor for name, tensor in tensors.items() if name not in method}
-    adaptation = manifest.method.adapt(base.dims, method, base.weights.dtype)
+    adapted = manifest.method.adapt(base.dims, method, base.weights.dtype)
+    adaptation = packed_adaptation(adapted, base.dims) if base.weights.native else adapted
     return Resident(
         manifest=manifest,
         version=version,

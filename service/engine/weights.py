@@ -1,7 +1,7 @@
 """The frozen weights w, laid out for the forward pass."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from service.adapters.methods import Dims, Norm, Place
 
 
 class Activation(NamedTuple):
+    name: Literal["gelu", "gelu_tanh", "relu", "swish"]
     function: Callable[[Tensor], Tensor]
     fused: tuple[str, str] | None = None  # what oneDNN calls it behind a linear layer, and its variant
 
@@ -24,6 +25,12 @@ class AnyLinear(Protocol):
     @property
     def bias(self) -> Tensor | None: ...  # [out]
 
+    @property
+    def shape(self) -> tuple[int, int]: ...  # (out, in)
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # of what it reads and makes
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
@@ -33,6 +40,15 @@ class AnyLinear(Protocol):
 class Linear(NamedTuple):
     weight: Tensor  # [out, in]
     bias: Tensor | None  # [out]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        out, read = self.weight.shape
+        return out, read
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -97,6 +113,7 @@ class Weights(NamedTuple):
     activation: Activation
     norm_first: bool = False  # sub-layers read normalised vectors, and add to the plain ones
     gated: bool = False
+    native: bool = False  # whether the linear layers are packed for the kernels of `native`
 
     def tensors(self) -> Iterator[Tensor]:
         yield from _leaves((self.embeddings, self.layers))
@@ -126,11 +143,11 @@ class Weights(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the linear layers, and of token vectors between them."""
-        return self.layers[0].qkv.weight.dtype
+        return self.layers[0].qkv.dtype
 
     @property
     def dims(self) -> Dims:
-        hidden, inner = self.layers[0].ffn_out.weight.shape
+        hidden, inner = self.layers[0].ffn_out.shape
         return Dims(len(self.layers), hidden, inner, self.heads, self.gated)
 
     def activate(self, wide: Tensor) -> Tensor:

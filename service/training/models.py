@@ -3,16 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from service.adapters.manifest import Manifest
-from service.adapters.methods import BARE, Adaptation, Norm, Place, Prefix, Site
+from service.adapters.methods import BARE, Adaptation, Place
 from service.engine.base_model import BaseModel
-from service.engine.encoder import Group, encode
+from service.engine.encoder import encode
+from service.engine.grouped import Group
 from service.engine.packing import Packed, pack
 from service.engine.weights import Weights
 from service.tasks import Floats, TokenizedRow, expected_shapes, kind_of
@@ -66,7 +68,7 @@ class AdapterModel(Model):
         adaptation = self._manifest.method.adapt(self._dims, self._tensors, weights.dtype)
         batch = pack(rows, [adaptation.prefix_length] * len(rows))
         if drop is not None:
-            adaptation = Dropping(adaptation, drop)
+            adaptation = Dropping.of(adaptation, drop)
         group = Group(slice(0, len(rows)), slice(0, len(batch.ids)), adaptation)
         return self._head(self._features(encode(weights, batch, [group], drop), batch), drop)
 
@@ -137,24 +139,18 @@ class Dropout:
         return x * (drawn >= self._zeroed).to(x.dtype).mul_(256 / (256 - self._zeroed))
 
 
+@dataclass(frozen=True, eq=False)
 class Dropping(Adaptation):
     """Dropout on each sub-layer's output, where BERT has it; then the adapter."""
 
-    def __init__(self, inner: Adaptation, drop: Dropout) -> None:
-        self._inner, self._drop = inner, drop
-        self.sites, self.prefix_length, self.first_layer = inner.sites, inner.prefix_length, inner.first_layer
+    drop: Dropout = field(kw_only=True)
 
-    def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
-        return self._inner.after_linear(layer, site, entered, left)
+    @classmethod
+    def of(cls, inner: Adaptation, drop: Dropout) -> Self:
+        return cls(inner.bottlenecks, inner.low_ranks, inner.prefixes, inner.norms, drop=drop)
 
     def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
-        return self._inner.after_projection(layer, place, entered, self._drop(projected))
-
-    def norm(self, layer: int, place: Place, own: Norm) -> Norm:
-        return self._inner.norm(layer, place, own)
-
-    def prefix(self, layer: int) -> Prefix:
-        return self._inner.prefix(layer)
+        return super().after_projection(layer, place, entered, self.drop(projected))
 
 
 def start_tensors(base: BaseModel, manifest: Manifest, generator: torch.Generator) -> dict[str, Tensor]:

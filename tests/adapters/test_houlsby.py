@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.adapters.methods import BARE, PLACES, Dims, Houlsby, Norm
-from service.adapters.methods.base import Adaptation
+from service.adapters.methods import BARE, PLACES, Adaptation, Dims, Houlsby, Norm
 from service.engine.base_model import BaseModel
-from service.engine.encoder import Group, encode
+from service.engine.encoder import encode
+from service.engine.grouped import Group
 from service.engine.packing import pack
 from tests.tiny import make_manifest, make_tensors, random_row
 

@@ -25,11 +25,13 @@ from service.adapters.methods import (
     Parallel,
     Pfeiffer,
     PrefixTuning,
+    Site,
+    Target,
 )
 from service.adapters.methods.bottleneck import BottleneckMethod
-from service.adapters.methods.lora import Target
 from service.engine.base_model import BaseModel
-from service.engine.encoder import Group, encode
+from service.engine.encoder import encode
+from service.engine.grouped import Group
 from service.engine.packing import pack
 from service.engine.weights import Layer, Linear, Weights
 from service.errors import BadAdapter
@@ -38,6 +40,7 @@ from tests.tiny import METHODS as EXAMPLES
 from tests.tiny import make_manifest, make_tensors, random_row
 
 TARGETS: tuple[Target, ...] = get_args(Target)
+SITES: tuple[Site, ...] = get_args(Site)
 SIZES = {"m": st.integers(1, 300), "d": st.integers(1, 100), "layers": st.integers(1, 24)}
 Tensors = dict[str, Tensor]
 
@@ -214,7 +217,7 @@ def test_only_the_named_layers_are_adapted(tiny_base: BaseModel, name: str, laye
     for place in PLACES:
         assert adaptation.after_projection(other, place, x, x) is x
         assert adaptation.norm(other, place, own) is own
-    assert all(number == layer for number, _ in adaptation.sites)
+    assert not any(adaptation.changes(other, site) for site in SITES)
     assert not torch.equal(run(tiny_base, adaptation), run(tiny_base))
 
 
@@ -235,13 +238,8 @@ def test_norms_are_the_tasks_own_or_the_bases(tiny_base: BaseModel, name: str) -
 def test_memory_counts_every_number_at_its_width(tiny_base: BaseModel, method: AnyMethod) -> None:
     v = start(method, tiny_base)
     norms = sum(tensor.numel() for name, tensor in v.items() if "norm" in name)
-    # Attention runs in float32; LoRA's query, key and value lie in one piece, with zeros between them.
-    exact = norms + sum(tensor.numel() for name, tensor in v.items() if "prefix" in name)
-    zeros = 0
-    if isinstance(method, Lora):
-        fused = sum(target in ("query", "key", "value") for target in method.targets)
-        zeros = len(method.numbers(tiny_base.dims)) * 32 * method.rank * (3 * fused - fused)
-    others = sum(tensor.numel() for tensor in v.values()) - exact + zeros
+    exact = norms + sum(tensor.numel() for name, tensor in v.items() if "prefix" in name)  # attention runs in float32
+    others = sum(tensor.numel() for tensor in v.values()) - exact
     assert method.adapt(tiny_base.dims, v, torch.float32).nbytes == 4 * (others + exact)
     assert method.adapt(tiny_base.dims, v, torch.bfloat16).nbytes == 2 * others + 4 * exact
 

@@ -16,11 +16,14 @@ from service.adapters.methods import BARE, Adaptation, AnyMethod, Houlsby, Lora
 from service.engine.architectures import ARCHITECTURES
 from service.engine.bank import load_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
-from service.engine.encoder import Group, encode
+from service.engine.encoder import encode
 from service.engine.engine import Engine, Row
+from service.engine.grouped import Group
+from service.engine.native import packed_adaptation
 from service.engine.packing import pack
 from service.tasks.reading import TokenizedRow, tokenize
 from service.training.models import AdapterModel
+from tests.layouts import Layout, every_layout, load_in
 from tests.tiny import (
     CONFIGS,
     METHODS,
@@ -44,9 +47,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return build_tiny(tmp_path_factory.mktemp("checkpoint"), request.param)
 
 
-@pytest.mark.parametrize("prepack", [False, True])
-def test_packed_rows_of_mixed_lengths_equal_transformers(checkpoint: Path, prepack: bool) -> None:
-    base = load_base(str(checkpoint), prepack=prepack)
+@every_layout
+def test_packed_rows_of_mixed_lengths_equal_transformers(checkpoint: Path, layout: Layout) -> None:
+    base = load_in(layout, str(checkpoint))
     rows = [random_row(length, seed) for seed, length in enumerate(LENGTHS)]
     _assert_equal(base, rows, _transformers(checkpoint))
 
@@ -58,17 +61,18 @@ def test_packed_pairs_equal_transformers(checkpoint: Path) -> None:
     _assert_equal(base, rows, _transformers(checkpoint))
 
 
-@pytest.mark.parametrize("prepack", [False, True])
+@every_layout
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
-def test_every_activation_equals_transformers(tmp_path: Path, activation: str, prepack: bool) -> None:
+def test_every_activation_equals_transformers(tmp_path: Path, activation: str, layout: Layout) -> None:
     build_tiny(tmp_path, hidden_act=activation)
-    base = load_base(str(tmp_path), prepack=prepack)
+    base = load_in(layout, str(tmp_path))
     _assert_equal(base, [random_row(9), random_row(4)], _transformers(tmp_path))
 
 
-def test_another_epsilon_and_number_of_heads_equal_transformers(tmp_path: Path) -> None:
+@every_layout
+def test_another_epsilon_and_number_of_heads_equal_transformers(tmp_path: Path, layout: Layout) -> None:
     build_tiny(tmp_path, layer_norm_eps=0.1, num_attention_heads=2)
-    _assert_equal(load_base(str(tmp_path)), [random_row(9), random_row(4)], _transformers(tmp_path))
+    _assert_equal(load_in(layout, str(tmp_path)), [random_row(9), random_row(4)], _transformers(tmp_path))
 
 
 def test_a_base_reads_as_many_tokens_as_it_has_positions(checkpoint: Path) -> None:
@@ -86,16 +90,20 @@ def test_a_base_reads_as_many_tokens_as_it_has_positions(checkpoint: Path) -> No
         ("electra", {"embedding_size": 32}),
     ],
 )
-def test_what_a_config_may_change_equals_transformers(tmp_path: Path, model_type: str, config: dict[str, Any]) -> None:
+@every_layout
+def test_what_a_config_may_change_equals_transformers(
+    tmp_path: Path, model_type: str, config: dict[str, Any], layout: Layout
+) -> None:
     build_tiny(tmp_path, model_type, **config)
-    base = load_base(str(tmp_path))
+    base = load_in(layout, str(tmp_path))
     rows = [random_row(length, seed) for seed, length in enumerate((2, 40, base.max_length, 9))]
     _assert_equal(base, rows, _transformers(tmp_path))
 
 
-def test_bottlenecks_and_norms_enter_where_the_paper_puts_them(checkpoint: Path) -> None:
+@every_layout
+def test_bottlenecks_and_norms_enter_where_the_paper_puts_them(checkpoint: Path, layout: Layout) -> None:
     """After each sub-layer's projection, before the residual; then the LayerNorm that follows, which is the task's."""
-    base, method = load_base(str(checkpoint)), Houlsby(bottleneck=3, activation="tanh")
+    base, method = load_in(layout, str(checkpoint)), Houlsby(bottleneck=3, activation="tanh")
     v = make_tensors(base, make_manifest(base, method=method))
     model, names = _transformers(checkpoint), _names(checkpoint)
     for index in range(base.dims.layers):
@@ -112,8 +120,12 @@ def test_bottlenecks_and_norms_enter_where_the_paper_puts_them(checkpoint: Path)
     _assert_equal(base, [random_row(11), random_row(40)], model, method.adapt(base.dims, v, torch.float32))
 
 
-def test_low_ranks_are_added_to_the_linear_layers(checkpoint: Path) -> None:
-    base, method = load_base(str(checkpoint)), Lora(rank=2, alpha=2, targets=("attention_out", "ffn_in", "ffn_out"))
+@every_layout
+def test_low_ranks_are_added_to_the_linear_layers(checkpoint: Path, layout: Layout) -> None:
+    base, method = (
+        load_in(layout, str(checkpoint)),
+        Lora(rank=2, alpha=2, targets=("attention_out", "ffn_in", "ffn_out")),
+    )
     v = make_tensors(base, make_manifest(base, method=method), scale=0.1)
     model, names = _transformers(checkpoint), _names(checkpoint)
     for index in range(base.dims.layers):
@@ -126,8 +138,9 @@ def test_low_ranks_are_added_to_the_linear_layers(checkpoint: Path) -> None:
     _assert_equal(base, [random_row(11), random_row(40)], model, method.adapt(base.dims, v, torch.float32))
 
 
-def test_every_method_answers_alone_as_among_the_others(checkpoint: Path) -> None:
-    base = load_base(str(checkpoint), prepack=True)
+@every_layout
+def test_every_method_answers_alone_as_among_the_others(checkpoint: Path, layout: Layout) -> None:
+    base = load_in(layout, str(checkpoint))
     residents = [make_resident(base, method=method, seed=seed) for seed, method in enumerate(METHODS.values())]
     rows = [Row(random_row(length), resident) for length in (5, 30, 64) for resident in residents]
     engine = Engine(base)
@@ -135,26 +148,28 @@ def test_every_method_answers_alone_as_among_the_others(checkpoint: Path) -> Non
         np.testing.assert_allclose(found, alone(engine, row), atol=1e-4)
 
 
+@every_layout
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_training_and_serving_compute_the_same(checkpoint: Path, method: AnyMethod) -> None:
+def test_training_and_serving_compute_the_same(checkpoint: Path, method: AnyMethod, layout: Layout) -> None:
     base = load_base(str(checkpoint))
     manifest = make_manifest(base, method=method)
     v = make_tensors(base, manifest)
     rows = [random_row(length) for length in (5, 30, 30, 64)]
     trained = AdapterModel(base, manifest, {name: tensor.clone() for name, tensor in v.items()}).outputs(rows)
-    resident = load_resident(base, write_adapter(manifest, v), version=1)
-    served = Engine(load_base(str(checkpoint), prepack=True)).run([Row(row, resident) for row in rows])
+    serving = load_in(layout, str(checkpoint))
+    resident = load_resident(serving, write_adapter(manifest, v), version=1)
+    served = Engine(serving).run([Row(row, resident) for row in rows])
     np.testing.assert_allclose(trained.detach().numpy(), np.stack(served), atol=1e-4)
 
 
-@pytest.mark.parametrize("prepack", [False, True])
-def test_the_real_base_equals_transformers(real_base: BaseModel, prepack: bool) -> None:
+@every_layout
+def test_the_real_base_equals_transformers(real_base: BaseModel, layout: Layout) -> None:
     texts = ["Rootstock", "Ein Süppchen für zwei: 3,50 €", "one frozen base, many adapters " * 20, "東京 🙂"]
     rows = tokenize(real_base.tokenizer, texts, None, max_length=128)
     source = locate(DEFAULT_BASE)
     tokenizer = AutoTokenizer.from_pretrained(source)
     assert [row.ids.tolist() for row in rows] == tokenizer(texts, truncation=True, max_length=128)["input_ids"]
-    base = load_base(prepack=True) if prepack else real_base
+    base = real_base if layout == "plain" else load_in(layout)
     _assert_equal(base, rows, _transformers(Path(source)))
 
 
@@ -172,7 +187,9 @@ def _names(folder: Path) -> list[dict[str, str]]:
 
 def _assert_equal(base: BaseModel, rows: list[TokenizedRow], model: Any, adaptation: Adaptation = BARE) -> None:
     with torch.inference_mode():
-        found = encode(base.weights, pack(rows), [Group(slice(None), slice(None), adaptation)])
+        batch = pack(rows)
+        arranged = packed_adaptation(adaptation, base.dims) if base.weights.native else adaptation
+        found = encode(base.weights, batch, [Group(slice(0, len(rows)), slice(0, len(batch.ids)), arranged)])
         expected = torch.cat(list(_one_by_one(model, rows)))
     assert expected.std() > 0.1  # not so degenerate that anything would be equal
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

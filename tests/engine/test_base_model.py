@@ -14,6 +14,7 @@ from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.engine.prepacked import PrepackedLinear
 from service.engine.weights import Linear
 from service.errors import BadBase
+from tests.layouts import Layout, every_layout, load_in
 from tests.tiny import BERT_SPECIAL, build_tiny, save_tokenizer, tiny_tokenizer
 
 Change = Callable[[Path], object]
@@ -95,7 +96,7 @@ def test_a_folder_that_is_not_there_is_named(name: str) -> None:
 
 
 def test_a_dtype_that_is_not_known_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(BadBase, match="dtype float64 is not known; choose one of float32, bfloat16"):
+    with pytest.raises(BadBase, match="dtype float64 is not known; choose one of auto, float32, bfloat16, int8"):
         load_base(str(tiny_folder), dtype="float64")
 
 
@@ -171,20 +172,22 @@ def test_another_window_makes_another_base(tmp_path: Path) -> None:
     assert one.fingerprint != other.fingerprint
 
 
+@every_layout
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_prepacked_base_is_the_same_and_no_larger(tiny_folder: Path, dtype: str) -> None:
-    plain, packed = (load_base(str(tiny_folder), dtype, prepack) for prepack in (False, True))
-    assert (packed.fingerprint, packed.dims, packed.weights.dtype) == (
-        plain.fingerprint, plain.dims, plain.weights.dtype
+def test_a_base_laid_out_for_serving_is_the_same_and_no_larger(tiny_folder: Path, dtype: str, layout: Layout) -> None:
+    plain, packed = load_base(str(tiny_folder), dtype), load_in(layout, str(tiny_folder), dtype)
+    assert (packed.fingerprint, packed.dims, packed.weights.dtype, packed.parameters) == (
+        plain.fingerprint, plain.dims, plain.weights.dtype, plain.parameters
     )  # fmt: skip
-    assert (packed.parameters, packed.bytes) == (plain.parameters, plain.bytes)
+    biases = sum(layer.qkv.shape[0] + 2 * 32 + layer.ffn_in.shape[0] for layer in plain.weights.layers)
+    assert packed.bytes <= plain.bytes + 2 * biases  # which the kernels read in float32
 
 
 def test_without_the_processors_operators_the_base_stays_as_it_is(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PrepackedLinear, "of", _not_here)
-    base = load_base(str(tiny_folder), prepack=True)
+    base = load_in("torch", str(tiny_folder))
     assert all(isinstance(layer.qkv, Linear) for layer in base.weights.layers)
 
 

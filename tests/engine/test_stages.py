@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.methods import BARE, Adaptation, AnyMethod, Head, Houlsby, Lora, Pfeiffer, PrefixTuning
+from service.adapters.methods import BARE, Adaptation, AnyMethod, Head, Houlsby, Lora, Norm, Pfeiffer, PrefixTuning
 from service.engine.bank import Resident, bare_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
@@ -48,9 +49,9 @@ def test_rows_of_the_same_texts_are_answered_as_if_alone(
         np.testing.assert_allclose(found, alone(engine, row), atol=1e-4)
 
 
-class _From(Adaptation):
-    def __init__(self, first_layer: int | None) -> None:
-        self.first_layer = first_layer
+def _from(layer: int | None) -> Adaptation:
+    norm = Norm(torch.ones(32), torch.zeros(32))
+    return Adaptation() if layer is None else Adaptation(norms={(layer, "ffn"): norm})
 
 
 @given(
@@ -58,7 +59,7 @@ class _From(Adaptation):
 )
 def test_every_layer_computes_each_distinct_row_once(asked: list[tuple[int | None, int]]) -> None:
     texts = [random_row(3 + text, seed=text) for text in range(5)]
-    stages, spans = plan([Asked(texts[text], _From(first), 0) for first, text in asked], LAYERS)
+    stages, spans = plan([Asked(texts[text], _from(first), 0) for first, text in asked], LAYERS)
     assert [layer for stage in stages for layer in stage.layers] == list(range(LAYERS))
     for stage in stages:
         layer = stage.layers[0]

@@ -5,20 +5,19 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from service.adapters.methods.base import (
+from service.adapters.methods.adaptation import (
     BARE,
     PLACES,
+    TARGETS,
     Adaptation,
-    Dims,
-    Method,
     Norm,
     Norms,
     Place,
     Prefix,
-    Shape,
     Site,
-    Tensors,
+    Target,
 )
+from service.adapters.methods.base import Dims, Method, Shape, Tensors
 from service.adapters.methods.bottleneck import Houlsby, Parallel, Pfeiffer
 from service.adapters.methods.head import Head
 from service.adapters.methods.lora import Lora
@@ -46,6 +45,7 @@ __all__ = [
     "BARE",
     "METHODS",
     "PLACES",
+    "TARGETS",
     "Adaptation",
     "AnyMethod",
     "Dims",
@@ -62,5 +62,6 @@ __all__ = [
     "PrefixTuning",
     "Shape",
     "Site",
+    "Target",
     "Tensors",
 ]

@@ -1,20 +1,18 @@
 """What a method is: a config that knows its tensors, and how they enter the frozen encoder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from service.adapters.methods.adaptation import PLACES, Adaptation, Norm, Norms, Place
 from service.strict import Strict
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Tensor]
-Place = Literal["attention", "ffn"]
-PLACES: tuple[Place, Place] = ("attention", "ffn")
-Site = Literal["qkv", "attention_out", "ffn_in", "ffn_out"]  # the linear layers of an encoder layer
 
 
 class Dims(NamedTuple):
@@ -30,58 +28,6 @@ class Dims(NamedTuple):
     def ffn_in(self) -> int:
         """How many numbers the first linear layer of the feed-forward sub-layer puts out."""
         return 2 * self.inner if self.gated else self.inner
-
-
-class Norm(NamedTuple):
-    """One LayerNorm's parameters."""
-
-    gain: Tensor  # [hidden]
-    bias: Tensor  # [hidden]
-
-
-Norms = Mapping[tuple[int, Place], Norm]
-
-
-class Prefix(NamedTuple):
-    """Keys and values that every token of a row attends to besides the row's own."""
-
-    keys: Tensor  # [heads, length, hidden / heads]
-    values: Tensor  # [heads, length, hidden / heads]
-
-
-class Adaptation:
-    """One adapter as the encoder sees it. This class is the bare base: every hook changes nothing."""
-
-    sites: frozenset[tuple[int, Site]] = frozenset()  # where `after_linear` has something to do
-    prefix_length: int = 0
-    first_layer: int | None = None  # below it, nothing is changed; None: nowhere
-
-    def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
-        """Changes what a linear layer made of `entered` [tokens, in] into `left` [tokens, out]."""
-        return left
-
-    def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
-        """Changes what a sub-layer made of `entered` [tokens, hidden], before the residual is added.
-
-        May give back `projected` itself, but not `entered`: the sum is written over what comes back.
-        """
-        return projected
-
-    def norm(self, layer: int, place: Place, own: Norm) -> Norm:
-        """The LayerNorm that follows the sub-layer: the base's `own`, or the task's."""
-        return own
-
-    def prefix(self, layer: int) -> Prefix:
-        """Called where `prefix_length` is not 0."""
-        raise NotImplementedError
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held by the method's weights."""
-        return 0
-
-
-BARE = Adaptation()
 
 
 class Method(Strict, ABC):
@@ -176,21 +122,6 @@ class LayeredMethod(Method):
 
     def _norm_sites(self, dims: Dims) -> list[tuple[int, Place]]:
         return [(layer, place) for layer in self.numbers(dims) for place in self.places()] if self.norms else []
-
-
-class LayeredAdaptation(Adaptation):
-    """An adaptation of some layers, with the task's LayerNorms."""
-
-    def __init__(self, layers: Iterable[int], norms: Norms) -> None:
-        self.first_layer = min(layers, default=None)
-        self._norms = norms
-
-    def norm(self, layer: int, place: Place, own: Norm) -> Norm:
-        return self._norms.get((layer, place), own)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for norm in self._norms.values() for tensor in norm)
 
 
 def near_zero(tensor: Tensor, deviation: float, generator: torch.Generator) -> None:

@@ -7,83 +7,22 @@ sub-layer, on the same input.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from service.adapters.methods.base import (
-    Adaptation,
-    Dims,
-    LayeredAdaptation,
-    LayeredMethod,
-    Norms,
-    Place,
-    Shape,
-    Tensors,
-    near_zero,
-)
+from service.adapters.methods.adaptation import Activation, Adaptation, Bottleneck, Place
+from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors, near_zero
 
-Activation = Literal["gelu", "relu", "swish", "tanh"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-}
 MAX_BOTTLENECK = 4096
-
-
-class Bottleneck(NamedTuple):
-    """One adapter: 2md + d + m numbers for hidden size d and bottleneck m."""
-
-    down: Tensor  # [m, d]
-    down_bias: Tensor  # [m]
-    up: Tensor  # [d, m]
-    up_bias: Tensor  # [d]
-
-
-Bottlenecks = Mapping[tuple[int, Place], Bottleneck]
-
-
-class BottleneckAdaptation(LayeredAdaptation):
-    """One after another: the bottleneck reads what the sub-layer made."""
-
-    def __init__(self, blocks: Bottlenecks, norms: Norms, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__((layer for layer, _ in blocks), norms)
-        self._blocks = blocks
-        self._activation = activation
-
-    def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
-        block = self._blocks.get((layer, place))
-        if block is None:
-            return projected
-        return self._run(block, self._input(entered, projected)).add_(projected)
-
-    def _input(self, entered: Tensor, projected: Tensor) -> Tensor:
-        return projected
-
-    def _run(self, block: Bottleneck, x: Tensor) -> Tensor:
-        inner = self._activation(F.linear(x, block.down, block.down_bias))  # [tokens, m]
-        return F.linear(inner, block.up, block.up_bias)
-
-    @property
-    def nbytes(self) -> int:
-        return super().nbytes + sum(tensor.nbytes for block in self._blocks.values() for tensor in block)
-
-
-class ParallelAdaptation(BottleneckAdaptation):
-    """Side by side: the bottleneck reads what the sub-layer reads."""
-
-    def _input(self, entered: Tensor, projected: Tensor) -> Tensor:
-        return entered
 
 
 class BottleneckMethod(LayeredMethod):
     """What the three have in common."""
+
+    beside: ClassVar[bool] = False  # whether the bottleneck runs side by side with the sub-layer, on the same input
 
     bottleneck: Annotated[int, Field(ge=1, le=MAX_BOTTLENECK)] = 64
     activation: Activation = "gelu"
@@ -110,16 +49,14 @@ class BottleneckMethod(LayeredMethod):
             near_zero(tensor, self.init_scale, generator)
 
     def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
-        names = ("down.weight", "down.bias", "up.weight", "up.bias")
-        blocks = {
-            (layer, place): Bottleneck(*(tensors[f"layers.{layer}.{place}.{name}"].to(dtype) for name in names))
-            for layer in self.numbers(dims)
-            for place in self.places()
-        }
-        return self._arrange(blocks, self.own_norms(dims, tensors))
+        def block(site: str) -> Bottleneck:
+            names = ("down.weight", "down.bias", "up.weight", "up.bias")
+            down, down_bias, up, up_bias = (tensors[f"{site}.{name}"].to(dtype) for name in names)
+            return Bottleneck(down, down_bias, up, up_bias, self.activation, self.beside)
 
-    def _arrange(self, blocks: Bottlenecks, norms: Norms) -> Adaptation:
-        return BottleneckAdaptation(blocks, norms, ACTIVATIONS[self.activation])
+        sites = [(layer, place) for layer in self.numbers(dims) for place in self.places()]
+        blocks = {(layer, place): block(f"layers.{layer}.{place}") for layer, place in sites}
+        return Adaptation(bottlenecks=blocks, norms=self.own_norms(dims, tensors))
 
 
 class Houlsby(BottleneckMethod):
@@ -144,9 +81,7 @@ class Parallel(BottleneckMethod):
     """One bottleneck a layer, beside the feed-forward sub-layer."""
 
     name: Literal["parallel"] = "parallel"
+    beside: ClassVar[bool] = True
 
     def places(self) -> tuple[Place, ...]:
         return ("ffn",)
-
-    def _arrange(self, blocks: Bottlenecks, norms: Norms) -> Adaptation:
-        return ParallelAdaptation(blocks, norms, ACTIVATIONS[self.activation])

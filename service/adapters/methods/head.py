@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from service.adapters.methods.base import BARE, Adaptation, Dims, LayeredAdaptation, LayeredMethod, Shape, Tensors
+from service.adapters.methods.adaptation import BARE, Adaptation
+from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors
 
 
 class Head(LayeredMethod):
@@ -23,4 +24,4 @@ class Head(LayeredMethod):
         raise NotImplementedError  # there is nothing to start
 
     def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
-        return LayeredAdaptation(self.numbers(dims), self.own_norms(dims, tensors)) if self.norms else BARE
+        return Adaptation(norms=self.own_norms(dims, tensors)) if self.norms else BARE

@@ -1,49 +1,14 @@
 """LoRA: a product of two thin matrices added to a frozen one (Hu et al. 2021, arXiv 2106.09685)."""
 
-from collections.abc import Mapping
 from math import sqrt
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from service.adapters.methods.base import (
-    Adaptation,
-    Dims,
-    LayeredAdaptation,
-    LayeredMethod,
-    Norms,
-    Shape,
-    Site,
-    Tensors,
-)
-
-Target = Literal["query", "key", "value", "attention_out", "ffn_in", "ffn_out"]
-QKV: tuple[Target, ...] = ("query", "key", "value")
-
-
-class LowRank(NamedTuple):
-    """What is added to one linear layer: up · down."""
-
-    down: Tensor  # [r, in]
-    up: Tensor  # [out, r], the scale within
-
-
-class LoraAdaptation(LayeredAdaptation):
-    def __init__(self, parts: Mapping[tuple[int, Site], LowRank], norms: Norms) -> None:
-        super().__init__((layer for layer, _ in (*parts, *norms)), norms)
-        self._parts = parts
-        self.sites = frozenset(parts)
-
-    def after_linear(self, layer: int, site: Site, entered: Tensor, left: Tensor) -> Tensor:
-        part = self._parts.get((layer, site))
-        return left if part is None else left + F.linear(F.linear(entered, part.down), part.up)
-
-    @property
-    def nbytes(self) -> int:
-        return super().nbytes + sum(tensor.nbytes for part in self._parts.values() for tensor in part)
+from service.adapters.methods.adaptation import Adaptation, LowRank, Target
+from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors
 
 
 class Lora(LayeredMethod):
@@ -76,30 +41,10 @@ class Lora(LayeredMethod):
             tensor.uniform_(-bound, bound, generator=generator)
 
     def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
-        parts: dict[tuple[int, Site], LowRank] = {}
-        for layer in self.numbers(dims):
-            found = {
-                target: (
-                    tensors[f"layers.{layer}.{target}.down.weight"].to(dtype),
-                    (tensors[f"layers.{layer}.{target}.up.weight"] * (self.alpha / self.rank)).to(dtype),
-                )
-                for target in self.targets
-            }
-            if any(target in found for target in QKV):
-                parts[layer, "qkv"] = self._fused(dims, found)
-            for site in ("attention_out", "ffn_in", "ffn_out"):
-                if site in found:
-                    parts[layer, site] = LowRank(*found[site])
-        return LoraAdaptation(parts, self.own_norms(dims, tensors))
+        def part(site: str) -> LowRank:
+            up = tensors[f"{site}.up.weight"] * (self.alpha / self.rank)
+            return LowRank(tensors[f"{site}.down.weight"].to(dtype), up.to(dtype))
 
-    def _fused(self, dims: Dims, found: Mapping[Target, tuple[Tensor, Tensor]]) -> LowRank:
-        """Query, key and value lie under one another in the base; so do their changes, with zeros between."""
-        present = [target for target in QKV if target in found]
-        rows = []
-        for target in QKV:
-            blocks = [
-                found[target][1] if other == target else found[other][1].new_zeros(dims.hidden, self.rank)
-                for other in present
-            ]
-            rows.append(torch.cat(blocks, dim=1))  # [hidden, r · present]
-        return LowRank(torch.cat([found[target][0] for target in present]), torch.cat(rows))
+        sites = [(layer, target) for layer in self.numbers(dims) for target in self.targets]
+        parts = {(layer, target): part(f"layers.{layer}.{target}") for layer, target in sites}
+        return Adaptation(low_ranks=parts, norms=self.own_norms(dims, tensors))

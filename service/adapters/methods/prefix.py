@@ -3,38 +3,14 @@
 In every layer, without positions of their own, as P-Tuning v2 (arXiv 2110.07602) does it for encoders.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.adapters.methods.base import (
-    Adaptation,
-    Dims,
-    LayeredAdaptation,
-    LayeredMethod,
-    Norms,
-    Prefix,
-    Shape,
-    Tensors,
-    near_zero,
-)
-
-
-class PrefixAdaptation(LayeredAdaptation):
-    def __init__(self, prefixes: Mapping[int, Prefix], length: int, norms: Norms) -> None:
-        super().__init__(prefixes, norms)
-        self._prefixes = prefixes
-        self.prefix_length = length
-
-    def prefix(self, layer: int) -> Prefix:
-        return self._prefixes[layer]
-
-    @property
-    def nbytes(self) -> int:
-        return super().nbytes + sum(tensor.nbytes for prefix in self._prefixes.values() for tensor in prefix)
+from service.adapters.methods.adaptation import Adaptation, Prefix
+from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors, near_zero
 
 
 class PrefixTuning(LayeredMethod):
@@ -59,4 +35,4 @@ class PrefixTuning(LayeredMethod):
             layer: Prefix(heads(tensors[f"layers.{layer}.prefix.key"]), heads(tensors[f"layers.{layer}.prefix.value"]))
             for layer in self.numbers(dims)
         }
-        return PrefixAdaptation(prefixes, self.length, self.own_norms(dims, tensors))
+        return Adaptation(prefixes=prefixes, norms=self.own_norms(dims, tensors))

@@ -1,0 +1,92 @@
+"""The compiled kernels: found, checked against this processor, and called.
+
+They are built with the package where there is a C++ compiler (`pyproject.toml`). Without them, or on another kind of
+processor, everything runs in torch's operators, with the same answers.
+"""
+
+from collections.abc import Mapping
+from ctypes import CDLL, c_float, c_int32, c_int64, c_uint32, c_void_p, cast
+from functools import cache
+from pathlib import Path
+from sysconfig import get_config_var
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What the kernels' instructions need of a processor, as torch names it. The compiler may use the first five anywhere.
+BUILT_FOR = ("avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl")
+NEEDED_BY = {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+LANES = 16  # numbers in a vector: what sizes are multiples of
+
+_POINTER, _NUMBER = c_void_p, c_int64
+_LINEAR = [_POINTER, c_int32, c_int32, _POINTER, _POINTER, _NUMBER]
+_CLOSE = [*2 * [_POINTER], c_float, *2 * [_NUMBER], *2 * [_POINTER], _NUMBER, *5 * [_POINTER]]
+_LOW_RANK = [_NUMBER, *2 * [_POINTER], _NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER]
+_ATTEND = [_POINTER, _NUMBER, *3 * [_POINTER], _NUMBER, _POINTER]
+_SIGNATURES: Mapping[str, list[Any]] = {
+    "use": [_POINTER, c_uint32],
+    **{f"pack_{name}": [_POINTER, _NUMBER, _NUMBER, _POINTER] for name in NAMES.values()},
+    **{
+        f"{function}_{name}": signature
+        for function, signature in (
+            ("linear", _LINEAR), ("close", _CLOSE), ("low_rank", _LOW_RANK), ("attend", _ATTEND)
+        )
+        for name in ("float32", "bfloat16")
+    },
+}  # fmt: skip
+
+
+def available(precision: str) -> bool:
+    """Whether the kernels are here, and run on this processor in "float32", "bfloat16" or "int8"."""
+    return _library() is not None and all(_capabilities().get(need) for need in NEEDED_BY[precision])
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Runs a kernel on as many threads as torch computes with; others may run Python meanwhile."""
+    _use(torch.get_num_threads())
+    getattr(_library(), f"rootstock_{function}")(*arguments)
+
+
+def packed_numbers(n: int, k: int) -> int:
+    """How many numbers a packed matrix [n, k] takes."""
+    return -(-n // LANES) * LANES * k
+
+
+def pack(weight: Tensor, out: Tensor) -> None:
+    """Packs [n, k] of float32, bfloat16 or int8 into `packed_numbers(n, k)` of the same; k is a multiple of 4."""
+    n, k = weight.shape
+    assert out.numel() == packed_numbers(n, k)
+    call(f"pack_{NAMES[weight.dtype]}", weight.contiguous().data_ptr(), n, k, out.data_ptr())
+
+
+_threads = 0
+
+
+def _use(threads: int) -> None:
+    global _threads
+    if threads != _threads:
+        _threads = threads
+        # torch's OpenMP pool, entered by the door that its own compiled loops use: a second pool would only wait for
+        # the same cores. Where torch has none, the kernels run on the calling thread.
+        door = getattr(CDLL(None), "GOMP_parallel", None)
+        library = _library()
+        assert library is not None
+        library.rootstock_use(cast(door, c_void_p) if door is not None else None, threads)
+
+
+def _capabilities() -> Mapping[str, Any]:
+    return torch.cpu.get_capabilities()
+
+
+@cache
+def _library() -> CDLL | None:
+    built = Path(__file__).parent / f"_kernels{get_config_var('EXT_SUFFIX')}"
+    if not built.exists() or not all(_capabilities().get(need) for need in BUILT_FOR):
+        return None
+    library = CDLL(str(built))
+    for name, signature in _SIGNATURES.items():
+        function = getattr(library, f"rootstock_{name}")
+        function.argtypes, function.restype = signature, None
+    return library

@@ -1,0 +1,91 @@
+// Sixteen numbers at a time: loading, storing, and the functions that a transformer needs.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <initializer_list>
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
+
+inline __m512 load(const bfloat16* from) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+inline void store(float* to, __m512 x) { _mm512_storeu_ps(to, x); }
+
+inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+
+inline void store(bfloat16* to, __m512 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded(x));
+}
+
+// The first `n` of sixteen.
+inline __mmask16 first(long n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+
+inline void store(float* to, __m512 x, __mmask16 mask) { _mm512_mask_storeu_ps(to, mask, x); }
+
+inline void store(bfloat16* to, __m512 x, __mmask16 mask) {
+  _mm256_mask_storeu_epi16(to, mask, rounded(x));
+}
+
+inline __m512 load(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+
+inline __m512 load(const bfloat16* from, __mmask16 mask) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+}
+
+// e^x within two units in the last place: x = n·ln 2 + r, then a polynomial in r (the Cephes library's).
+inline __m512 exponential(__m512 x) {
+  x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-104.f)), _mm512_set1_ps(88.7f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);  // ln 2 in two parts, the first one exact
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+  p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
+  return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1.f)), n);
+}
+
+inline __m512 reciprocal(__m512 x) { return _mm512_div_ps(_mm512_set1_ps(1.f), x); }
+
+inline __m512 negative(__m512 x) { return _mm512_sub_ps(_mm512_setzero_ps(), x); }
+
+inline __m512 sigmoid(__m512 x) { return reciprocal(_mm512_add_ps(exponential(negative(x)), _mm512_set1_ps(1.f))); }
+
+// x·Φ(x); the error function within 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+inline __m512 gelu(__m512 x) {
+  const __m512 size = _mm512_abs_ps(x), z = _mm512_mul_ps(size, _mm512_set1_ps(0.707106781f));
+  const __m512 t = reciprocal(_mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), _mm512_set1_ps(1.f)));
+  __m512 p = _mm512_set1_ps(1.061405429f);
+  for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c));
+  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), exponential(negative(_mm512_mul_ps(z, z))));
+  const __m512 erf = _mm512_sub_ps(_mm512_set1_ps(1.f), tail);  // of |x|/√2
+  return _mm512_mul_ps(_mm512_set1_ps(.5f), _mm512_fmadd_ps(size, erf, x));
+}
+
+inline __m512 gelu_tanh(__m512 x) {
+  const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
+  const __m512 u = _mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), x);
+  return _mm512_mul_ps(x, sigmoid(_mm512_mul_ps(u, _mm512_set1_ps(2 * 0.7978845608f))));
+}
+
+enum Activation : int32_t { none, gelu_exact, gelu_by_tanh, rectified, swish, hyperbolic };
+
+inline __m512 activated(__m512 x, Activation activation) {
+  switch (activation) {
+    case gelu_exact: return gelu(x);
+    case gelu_by_tanh: return gelu_tanh(x);
+    case rectified: return _mm512_max_ps(x, _mm512_setzero_ps());
+    case swish: return _mm512_mul_ps(x, sigmoid(x));
+    case hyperbolic:
+      return _mm512_fmsub_ps(_mm512_set1_ps(2.f), sigmoid(_mm512_add_ps(x, x)), _mm512_set1_ps(1.f));
+    default: return x;
+  }
+}

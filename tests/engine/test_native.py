@@ -1,0 +1,252 @@
+"""The kernels compute what torch computes, and a row's numbers are the same bits whatever shares its batch."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from service.adapters.methods import BARE, Adaptation, AnyMethod, Houlsby, Lora, Prefix
+from service.engine import native
+from service.engine.bank import Resident
+from service.engine.base_model import ACTIVATIONS, BaseModel, load_base
+from service.engine.encoder import encode
+from service.engine.engine import Engine, Row
+from service.engine.grouped import Group, OneByOne
+from service.engine.native import NativeAdaptation, NativeGroups, NativeLinear, packed_adaptation
+from service.engine.packing import pack
+from service.engine.weights import Activation, Distances, Linear
+from service.errors import BadBase
+from service.tasks import TokenizedRow
+from tests.engine.test_engine import TASKS, make_tasks
+from tests.layouts import load_in, without_kernels
+from tests.tiny import METHODS, make_manifest, make_tensors, random_row
+
+pytestmark = without_kernels
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HERE = [name for name in DTYPES if native.available(name)]
+
+sixteens = st.integers(1, 14).map(lambda n: 16 * n)
+tokens = st.integers(1, 120)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def served(tiny_folder: Path) -> BaseModel:
+    return load_in("native", str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def tasks(tiny_base: BaseModel) -> list[Resident]:
+    return make_tasks(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def served_tasks(served: BaseModel) -> list[Resident]:
+    return make_tasks(served)
+
+
+@pytest.mark.parametrize("precision", [*HERE, *(["int8"] if native.available("int8") else [])])
+@given(
+    n=sixteens, k=sixteens, tokens=tokens, activation=st.sampled_from([None, *ACTIVATIONS.values()]), bias=st.booleans()
+)
+def test_a_linear_layer_is_torchs(
+    precision: Literal["float32", "bfloat16", "int8"],
+    n: int, k: int, tokens: int, activation: Activation | None, bias: bool,
+) -> None:  # fmt: skip
+    random = torch.Generator().manual_seed(n * k + tokens)
+    linear = Linear(torch.randn(n, k, generator=random), torch.randn(n, generator=random) if bias else None)
+    dtype = DTYPES.get(precision, torch.float32)
+    x = torch.randn(tokens, k, generator=random).to(dtype)
+    packed = NativeLinear.of(linear, precision, dtype)
+    found = packed(x) if activation is None else packed.activated(x, activation)
+    assert found.dtype == dtype
+    assert found.shape == (tokens, n)
+    expected = F.linear(
+        *_as_multiplied(x, linear.weight, precision), linear.bias.double() if linear.bias is not None else None
+    )
+    if activation is not None:
+        expected = activation.function(expected)
+    rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-5 * k**0.5)
+
+
+def _as_multiplied(x: Tensor, weight: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """Tokens and weights as the processor multiplies them, in float64."""
+    if precision != "int8":
+        return x.double(), weight.to(x.dtype).double()
+
+    def rounded(matrix: Tensor) -> Tensor:
+        scale = matrix.abs().amax(dim=1, keepdim=True) / 127
+        return (matrix / scale).round().double() * scale.double()
+
+    return rounded(x.float()), rounded(weight)
+
+
+@pytest.mark.skipif(not native.available("int8"), reason="no int8 on this processor")
+def test_int8_bears_rows_and_weights_of_zeros() -> None:
+    linear = Linear(torch.cat([torch.zeros(1, 16), torch.ones(15, 16)]), torch.arange(16.0))
+    found = NativeLinear.of(linear, "int8", torch.float32)(torch.stack([torch.zeros(16), torch.ones(16)]))
+    torch.testing.assert_close(found[0], torch.arange(16.0))
+    torch.testing.assert_close(found[1], torch.arange(16.0) + torch.tensor([0.0, *[16.0] * 15]))
+
+
+ROWS = st.lists(st.tuples(st.integers(1, 90), st.sampled_from([0, 0, 1, 16, 70])), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("dtype", [DTYPES[name] for name in HERE], ids=HERE)
+@given(
+    rows=ROWS,
+    heads=st.sampled_from([1, 2, 4]),
+    size=st.sampled_from([8, 16, 40, 64]),
+    distances=st.sampled_from([None, 1, 4]),
+)
+def test_attention_is_torchs(
+    tiny_base: BaseModel, dtype: torch.dtype, rows: list[tuple[int, int]], heads: int, size: int, distances: int | None
+) -> None:
+    hidden, random = heads * size, torch.Generator().manual_seed(len(rows))
+    batch = pack([random_row(length) for length, _ in rows], [prefix for _, prefix in rows])
+    adaptations = [_prefixed(heads, prefix, size, random) for _, prefix in rows]
+    weights = tiny_base.weights.to(dtype)._replace(heads=heads)
+    added = None
+    if distances is not None:
+        table = torch.randn(heads if distances > 1 else 1, 2 * 100 - 1, generator=random)
+        table[:, :40] = -torch.inf  # a window: far keys are out of sight
+        added = Distances(table, free=20)
+    layer = weights.layers[0]._replace(distances=added)
+    qkv = torch.randn(len(batch.ids), 3 * hidden, generator=random).to(dtype)
+    groups = list(_groups(batch.starts.tolist(), adaptations))
+    expected = OneByOne(weights, batch, groups).attend(0, layer, qkv)
+    packed = [group._replace(adaptation=packed_adaptation(group.adaptation, weights.dims)) for group in groups]
+    found = NativeGroups(weights, batch, packed).attend(0, layer, qkv)
+    rounding = 2**-7 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
+
+
+def _prefixed(heads: int, length: int, size: int, random: torch.Generator) -> Adaptation:
+    if not length:
+        return BARE
+    keys, values = torch.randn(2, heads, length, size, generator=random)
+    return Adaptation(prefixes={0: Prefix(keys, values)})
+
+
+def _groups(starts: Sequence[int], adaptations: Sequence[Adaptation]) -> Iterator[Group]:
+    for number, adaptation in enumerate(adaptations):
+        yield Group(slice(number, number + 1), slice(starts[number], starts[number + 1]), adaptation)
+
+
+BATCHES = st.lists(st.tuples(st.integers(0, TASKS - 1), st.integers(3, 64), st.integers(0, 3)), min_size=1, max_size=16)
+
+
+@given(batch=BATCHES)
+def test_every_adapter_answers_as_in_torch(
+    tiny_base: BaseModel, tasks: list[Resident], served: BaseModel, served_tasks: list[Resident],
+    batch: list[tuple[int, int, int]],
+) -> None:  # fmt: skip
+    here, there = (
+        [
+            Row(random_row(length, seed, pair=among[task].manifest.head.pair), among[task])
+            for task, length, seed in batch
+        ]
+        for among in (served_tasks, tasks)
+    )
+    for found, expected in zip(Engine(served).run(here), Engine(tiny_base).run(there), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [*HERE, *(["int8"] if native.available("int8") else [])])
+@given(rows=st.lists(st.tuples(st.sampled_from(list(METHODS)), st.integers(1, 64)), min_size=1, max_size=12))
+def test_a_rows_vectors_are_the_same_bits_alone_and_in_a_batch(
+    adapted: Callable[[str], tuple[BaseModel, Mapping[str, NativeAdaptation]]],
+    precision: str,
+    rows: list[tuple[str, int]],
+) -> None:
+    base, adaptations = adapted(precision)
+    given = [(random_row(length, number), adaptations[name]) for number, (name, length) in enumerate(rows)]
+    alone = torch.cat([_encode(base, [one]) for one in given])
+    assert torch.equal(_encode(base, given), alone)
+
+
+def test_threads_change_no_bit(adapted: Callable[[str], tuple[BaseModel, Mapping[str, NativeAdaptation]]]) -> None:
+    base, adaptations = adapted("float32")
+    rows = [(random_row(length, length), adaptation) for length in (3, 64) for adaptation in adaptations.values()]
+    expected = _encode(base, rows)
+    torch.set_num_threads(2)
+    assert torch.equal(_encode(base, rows), expected)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_folder: Path) -> Callable[[str], tuple[BaseModel, Mapping[str, NativeAdaptation]]]:
+    """By precision, a base and adapters of every method."""
+
+    @cache
+    def of(precision: str) -> tuple[BaseModel, Mapping[str, NativeAdaptation]]:
+        base = load_base(str(tiny_folder), precision, serving=True)
+        return base, {name: _adapted(base, method) for name, method in METHODS.items()}
+
+    return of
+
+
+def _adapted(base: BaseModel, method: AnyMethod) -> NativeAdaptation:
+    v = make_tensors(base, make_manifest(base, kind="embedding", method=method), seed=3)
+    return packed_adaptation(method.adapt(base.dims, v, base.weights.dtype), base.dims)
+
+
+def _encode(base: BaseModel, rows: Sequence[tuple[TokenizedRow, NativeAdaptation]]) -> Tensor:
+    batch = pack([row for row, _ in rows], [adaptation.prefix_length for _, adaptation in rows])
+    starts = batch.starts.tolist()
+    groups = [
+        Group(slice(number, number + 1), slice(starts[number], starts[number + 1]), adaptation)
+        for number, (_, adaptation) in enumerate(rows)
+    ]
+    with torch.inference_mode():
+        return encode(base.weights, batch, groups)
+
+
+@pytest.mark.skipif(not native.available("int8"), reason="no int8 on this processor")
+def test_int8_answers_closely(tiny_base: BaseModel, tiny_folder: Path) -> None:
+    rough = load_base(str(tiny_folder), "int8", serving=True)
+    assert rough.weights.native
+    assert rough.bytes < 0.5 * tiny_base.bytes + tiny_base.weights.embeddings.word.nbytes
+    exact, close = (
+        np.concatenate(
+            [output.ravel() for output in Engine(base).run([Row(random_row(20), task) for task in make_tasks(base)])]
+        )
+        for base in (tiny_base, rough)
+    )
+    assert 0 < np.linalg.norm(exact - close) < 0.05 * np.linalg.norm(exact)
+
+
+def test_int8_is_for_serving(tiny_folder: Path) -> None:
+    with pytest.raises(BadBase, match="int8 is for serving"):
+        load_base(str(tiny_folder), "int8")
+
+
+def test_int8_needs_the_kernels(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available", lambda precision: False)
+    with pytest.raises(BadBase, match="needs a processor with AVX-512 VNNI, and the kernels built"):
+        load_base(str(tiny_folder), "int8", serving=True)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_packed_adapter_takes_no_more_memory_than_its_numbers(name: str, real_base: BaseModel) -> None:
+    for method in (Houlsby(), Lora(rank=16)):
+        v = make_tensors(real_base, make_manifest(real_base, kind="embedding", method=method))
+        packed = packed_adaptation(method.adapt(real_base.dims, v, DTYPES[name]), real_base.dims)
+        assert packed.nbytes <= 1.03 * sum(tensor.numel() for tensor in v.values()) * DTYPES[name].itemsize
