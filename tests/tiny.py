@@ -36,9 +36,8 @@ from service.adapters.manifest import Golden, HeadSettings, Input, KindName, Man
 from service.adapters.methods import BARE, AnyMethod, Head, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
 from service.engine.bank import Resident, load_resident
 from service.engine.base_model import BaseModel
-from service.engine.encoder import encode
+from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
-from service.engine.grouped import Group
 from service.engine.packing import pack
 from service.tasks import Floats, Given, Reading, Span, TokenizedRow, expected_shapes, kind_of, read_for
 

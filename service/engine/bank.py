@@ -69,7 +69,7 @@ def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version
     method = {name: tensors[name] for name in manifest.method.shapes(base.dims)}
     head = {name: tensor for name, tensor in tensors.items() if name not in method}
     adapted = manifest.method.adapt(base.dims, method, base.weights.dtype)
-    adaptation = packed_adaptation(adapted, base.dims) if base.weights.native else adapted
+    adaptation = packed_adaptation(adapted, base.dims) if base.weights.native is not None else adapted
     return Resident(
         manifest=manifest,
         version=version,

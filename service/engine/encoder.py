@@ -1,20 +1,29 @@
 """The forward pass ψ_{w,v}: one run of the base over packed tokens, each row with its own adapter.
 
-Serving and training both call `encode`; there is no other implementation of it.
+Serving and training both call `encode`. What it computes is written out here, in torch's operators; where a base is
+packed for our kernels (`native`), they compute the same in one call.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.adapters.methods import Norm, Place, Site
-from service.engine.attention import rotate
-from service.engine.grouped import Group, Grouped, OneByOne
-from service.engine.native import NativeGroups
+from service.adapters.methods import Norm, Place, Prefix, Site
+from service.engine import native
+from service.engine.attention import attend, rotate
 from service.engine.packing import Packed
-from service.engine.weights import Activation, Embeddings, Layer, Weights
+from service.engine.weights import Activation, AnyLinear, Layer, Weights
+
+
+class Group(NamedTuple):
+    """Neighbouring rows that share an adapter."""
+
+    rows: slice
+    tokens: slice
+    adaptation: Any  # an Adaptation; or, where the base is packed for the kernels, a NativeAdaptation
 
 
 class Stage(NamedTuple):
@@ -42,7 +51,7 @@ def encode_stages(
     weights: Weights, stages: Sequence[Stage], after_embedding: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Token vectors after the last layer, [tokens of the last stage, hidden]."""
-    x = _embed(weights.embeddings, stages[0].batch, weights.norm_eps)
+    x = _embed(weights, stages[0].batch)
     if after_embedding is not None:
         x = after_embedding(x)
     x = x.to(weights.dtype)
@@ -50,41 +59,51 @@ def encode_stages(
     for stage in stages:
         if stage.take is not None:
             stream, x = (vectors.index_select(0, stage.take) for vectors in (stream, x))
-        stream, x = _through(weights, stage, stream, x)
+        if weights.native is not None:
+            stream, x = native.through(weights, stage.layers, stage.batch, stage.groups, stream, x)
+        else:
+            stream, x = _through(weights, stage, stream, x)
     return x
 
 
 def _through(weights: Weights, stage: Stage, stream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    grouped = (NativeGroups if weights.native else OneByOne)(weights, stage.batch, stage.groups)
     for number in stage.layers:
-        run = _Layer(number, weights.layers[number], weights, stage.batch, grouped)
+        run = _Layer(number, weights.layers[number], weights, stage.batch, stage.groups)
         stream, x = run.close("attention", stream, x, run.linear("attention_out", run.attend(run.linear("qkv", x))))
         stream, x = run.close("ffn", stream, x, run.linear("ffn_out", run.widen(x)))
     return stream, x
 
 
-def _embed(embeddings: Embeddings, batch: Packed, eps: float) -> Tensor:
+def _embed(weights: Weights, batch: Packed) -> Tensor:
+    embeddings = weights.embeddings
+    if weights.native is not None and embeddings.project is None:
+        return native.embed(embeddings, batch, weights.norm_eps, weights.dtype)
     x = F.embedding(batch.ids, embeddings.word)
     if embeddings.position is not None:
         x = x + F.embedding(batch.positions, embeddings.position)
     if embeddings.type is not None:
         x = x + F.embedding(batch.types, embeddings.type)
-    x = F.layer_norm(x, embeddings.norm.gain.shape, *embeddings.norm, eps)
+    x = _normalise(x, embeddings.norm, weights.norm_eps)
     return x if embeddings.project is None else embeddings.project(x)
 
 
 class _Layer(NamedTuple):
-    """One layer of one pass: the frozen maths, and where the adapters step in."""
+    """One layer of one pass: the frozen maths, and each group's own wherever its adapter has some."""
 
     number: int
     layer: Layer
     weights: Weights
     batch: Packed
-    grouped: Grouped
+    groups: Sequence[Group]
 
     def linear(self, site: Site, x: Tensor, activation: Activation | None = None) -> Tensor:
         """One of the layer's linear layers, for all rows at once."""
-        return self.grouped.linear(self.number, site, getattr(self.layer, site), x, activation)
+        linear: AnyLinear = getattr(self.layer, site)
+        if not any(group.adaptation.changes(self.number, site) for group in self.groups):
+            return linear(x) if activation is None else linear.activated(x, activation)
+        parts = self._by_group(x, linear(x))
+        y = _joined([group.adaptation.after_linear(self.number, site, *own) for group, own in parts])
+        return y if activation is None else activation.function(y)
 
     def widen(self, x: Tensor) -> Tensor:
         """The first half of the feed-forward sub-layer, [tokens, inner]."""
@@ -94,15 +113,52 @@ class _Layer(NamedTuple):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Self-attention within each row, [tokens, hidden]."""
+        batch = self.batch
         if self.layer.rotary is not None:
-            qkv = rotate(qkv, self.layer.rotary, self.batch.positions, self.weights.heads)
-        return self.grouped.attend(self.number, self.layer, qkv)
+            qkv = rotate(qkv, self.layer.rotary, batch.positions, self.weights.heads)
+        if batch.in_blocks:
+            return self._attend(qkv)
+        return self._attend(qkv.index_select(0, batch.by_block)).index_select(0, batch.restore)
 
     def close(self, place: Place, stream: Tensor, entered: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Ends a sub-layer.
+        """Ends a sub-layer: adapter, residual, LayerNorm; each group's tokens with their own.
 
         Returns:
             (what the next sub-layer adds to, what it reads)
         """
-        own: Norm = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
-        return self.grouped.close(self.number, place, own, stream, entered, projected)
+        own = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
+        sums, parts = [], []
+        for (_, _, adaptation), (before, read, after) in self._by_group(stream, entered, projected):
+            changed = adaptation.after_projection(self.number, place, read, after).add_(before)
+            sums.append(changed)
+            parts.append(_normalise(changed, adaptation.norm(self.number, place, own), self.weights.norm_eps))
+        x = _joined(parts)
+        return _joined(sums) if self.weights.norm_first else x, x
+
+    def _by_group(self, *packed: Tensor) -> Iterator[tuple[Group, Sequence[Tensor]]]:
+        """Each group with its tokens of every tensor [tokens, ·].
+
+        A group alone has all of them as they are: in training, the way back from a slice is a copy.
+        """
+        if len(self.groups) == 1:
+            yield self.groups[0], packed
+            return
+        for group in self.groups:
+            yield group, [tensor[group.tokens] for tensor in packed]
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        return attend(qkv, self.batch.blocks, self.weights.heads, self._prefix, self.layer.distances)
+
+    def _prefix(self, row: int) -> Prefix:
+        group = next(group for group in self.groups if group.rows.start <= row < group.rows.stop)
+        found: Prefix = group.adaptation.prefixes[self.number]
+        return found
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Pieces one after another; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _normalise(x: Tensor, norm: Norm, eps: float) -> Tensor:
+    return F.layer_norm(x, norm.gain.shape, norm.gain, norm.bias, eps)

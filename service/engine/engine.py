@@ -1,17 +1,22 @@
 """The engine: rows of any tasks in, each row's raw outputs out, by one pass of the base."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from service.engine import native
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.encoder import encode_stages
 from service.engine.stages import Asked, plan
 from service.tasks import Floats, TokenizedRow
+
+Span = tuple[int, int]  # tokens [from, to) of a packed batch
 
 
 class Row(NamedTuple):
@@ -40,17 +45,42 @@ class Engine:
             stages, spans = plan(asked, self.base.dims.layers)
             return self._heads(rows, encode_stages(self.base.weights, stages), spans)
 
-    def _heads(self, rows: Sequence[Row], hidden: Tensor, spans: Sequence[tuple[int, int]]) -> list[Floats]:
+    def _heads(self, rows: Sequence[Row], hidden: Tensor, spans: Sequence[Span]) -> list[Floats]:
         """Raw outputs by row, from the token vectors [tokens, hidden] that each row's span names."""
         by_resident: dict[Resident, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):
             by_resident[row.resident].append(number)
+        pooled = self._pooled(by_resident, hidden, spans)
         found: dict[int, Floats] = {}
         for resident, mine in by_resident.items():
-            lengths = [len(rows[number].tokens) for number in mine]
-            vectors = torch.cat([hidden[slice(*spans[number])] for number in mine]).float()
-            features = resident.kind.features(resident.manifest.head, vectors, torch.tensor(lengths))
-            outputs = resident.kind.outputs(resident.head, features)
-            parts = torch.split(outputs, lengths) if resident.kind.per_token else outputs
+            kind = resident.kind
+            if kind.per_token:
+                vectors = [hidden[slice(*spans[number])] for number in mine]
+                outputs = kind.outputs(resident.head, torch.cat(vectors).float())
+                parts = torch.split(outputs, [len(part) for part in vectors])
+            else:
+                parts = kind.outputs(resident.head, pooled[resident]).unbind()
             found.update(zip(mine, (part.numpy() for part in parts), strict=True))
         return [found[number] for number in range(len(rows))]
+
+    def _pooled(
+        self, by_resident: Mapping[Resident, Sequence[int]], hidden: Tensor, spans: Sequence[Span]
+    ) -> dict[Resident, Tensor]:
+        """One vector a row, [rows, hidden], for every resident whose head reads that; all computed at once."""
+        wanted: list[Span] = []
+        sizes = {}
+        for resident, mine in by_resident.items():
+            if not resident.kind.per_token:
+                first = resident.manifest.head.pooling == "first"
+                wanted += [(start, start + 1 if first else end) for start, end in (spans[number] for number in mine)]
+                sizes[resident] = len(mine)
+        if not sizes:
+            return {}
+        means = (native.mean_of if self.base.weights.native is not None else _mean_of)(hidden, np.array(wanted))
+        return dict(zip(sizes, torch.split(means, list(sizes.values())), strict=True))
+
+
+def _mean_of(hidden: Tensor, spans: NDArray[np.int64]) -> Tensor:
+    """The mean of the tokens of `hidden` [tokens, size] in each span: [spans, size], in float32."""
+    parts = torch.cat([hidden[start:end] for start, end in spans.tolist()]).float()
+    return torch.segment_reduce(parts, "mean", lengths=torch.from_numpy(spans[:, 1] - spans[:, 0]))

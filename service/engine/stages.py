@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.adapters.methods import BARE, Adaptation
-from service.engine.encoder import Stage
-from service.engine.grouped import Group
+from service.engine.encoder import Group, Stage
 from service.engine.native import NativeAdaptation
 from service.engine.packing import pack
 from service.tasks import TokenizedRow

@@ -1,7 +1,7 @@
 """The frozen weights w, laid out for the forward pass."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,7 @@ class Weights(NamedTuple):
     activation: Activation
     norm_first: bool = False  # sub-layers read normalised vectors, and add to the plain ones
     gated: bool = False
-    native: bool = False  # whether the linear layers are packed for the kernels of `native`
+    native: Any = None  # the same as the kernels of `native` see it, where the linear layers are packed for them
 
     def tensors(self) -> Iterator[Tensor]:
         yield from _leaves((self.embeddings, self.layers))

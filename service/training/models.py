@@ -13,8 +13,7 @@ from torch import Tensor
 from service.adapters.manifest import Manifest
 from service.adapters.methods import BARE, Adaptation, Place
 from service.engine.base_model import BaseModel
-from service.engine.encoder import encode
-from service.engine.grouped import Group
+from service.engine.encoder import Group, encode
 from service.engine.packing import Packed, pack
 from service.engine.weights import Weights
 from service.tasks import Floats, TokenizedRow, expected_shapes, kind_of

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from service.adapters.methods import BARE, PLACES, Adaptation, Dims, Houlsby, Norm
 from service.engine.base_model import BaseModel
-from service.engine.encoder import encode
-from service.engine.grouped import Group
+from service.engine.encoder import Group, encode
 from service.engine.packing import pack
 from tests.tiny import make_manifest, make_tensors, random_row
 

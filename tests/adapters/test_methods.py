@@ -30,8 +30,7 @@ from service.adapters.methods import (
 )
 from service.adapters.methods.bottleneck import BottleneckMethod
 from service.engine.base_model import BaseModel
-from service.engine.encoder import encode
-from service.engine.grouped import Group
+from service.engine.encoder import Group, encode
 from service.engine.packing import pack
 from service.engine.weights import Layer, Linear, Weights
 from service.errors import BadAdapter

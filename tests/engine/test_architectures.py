@@ -16,9 +16,8 @@ from service.adapters.methods import BARE, Adaptation, AnyMethod, Houlsby, Lora
 from service.engine.architectures import ARCHITECTURES
 from service.engine.bank import load_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
-from service.engine.encoder import encode
+from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
-from service.engine.grouped import Group
 from service.engine.native import packed_adaptation
 from service.engine.packing import pack
 from service.tasks.reading import TokenizedRow, tokenize
@@ -188,7 +187,7 @@ def _names(folder: Path) -> list[dict[str, str]]:
 def _assert_equal(base: BaseModel, rows: list[TokenizedRow], model: Any, adaptation: Adaptation = BARE) -> None:
     with torch.inference_mode():
         batch = pack(rows)
-        arranged = packed_adaptation(adaptation, base.dims) if base.weights.native else adaptation
+        arranged = packed_adaptation(adaptation, base.dims) if base.weights.native is not None else adaptation
         found = encode(base.weights, batch, [Group(slice(0, len(rows)), slice(0, len(batch.ids)), arranged)])
         expected = torch.cat(list(_one_by_one(model, rows)))
     assert expected.std() > 0.1  # not so degenerate that anything would be equal

@@ -1,10 +1,12 @@
 """Our own kernels for processors with AVX-512: packed linear layers, and all adapters of a batch in one call."""
 
 from service.engine.native.adaptation import NativeAdaptation, packed_adaptation
-from service.engine.native.groups import NativeGroups
 from service.engine.native.library import available
-from service.engine.native.linear import NativeLinear, fits, packed_weights
+from service.engine.native.linear import NativeLinear
+from service.engine.native.model import fits, packed_weights, through
+from service.engine.native.rows import embed, mean_of
 
 __all__ = [
-    "NativeAdaptation", "NativeGroups", "NativeLinear", "available", "fits", "packed_adaptation", "packed_weights"
+    "NativeAdaptation", "NativeLinear", "available", "embed", "fits", "mean_of", "packed_adaptation", "packed_weights",
+    "through",
 ]  # fmt: skip

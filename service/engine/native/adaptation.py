@@ -61,10 +61,12 @@ def packed_adaptation(adaptation: Adaptation, dims: Dims) -> NativeAdaptation:
     """Packs an adapter whose matrices have the dtype of the base's token vectors."""
     parts = _Parts()
     sites = np.zeros((dims.layers, len(PLACES)), SITE)
-    for (layer, place), block in adaptation.bottlenecks.items():
-        _put_bottleneck(parts, sites[layer, PLACES.index(place)], block)
-    for (layer, place), norm in adaptation.norms.items():
-        _put_norm(parts, sites[layer, PLACES.index(place)], norm)
+    for layer, place in {**adaptation.bottlenecks, **adaptation.norms}:  # what a site has lies together
+        record = sites[layer, PLACES.index(place)]
+        if (layer, place) in adaptation.bottlenecks:
+            _put_bottleneck(parts, record, adaptation.bottlenecks[layer, place])
+        if (layer, place) in adaptation.norms:
+            _put_norm(parts, record, adaptation.norms[layer, place])
     low_ranks = np.zeros((dims.layers, len(ALL_TARGETS)), LOW_RANK)
     for (layer, target), part in adaptation.low_ranks.items():
         _put_low_rank(parts, low_ranks[layer, ALL_TARGETS.index(target)], part)

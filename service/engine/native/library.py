@@ -5,7 +5,7 @@ processor, everything runs in torch's operators, with the same answers.
 """
 
 from collections.abc import Mapping
-from ctypes import CDLL, c_float, c_int32, c_int64, c_uint32, c_void_p, cast
+from ctypes import CDLL, c_int32, c_int64, c_uint32, c_void_p, cast
 from functools import cache
 from pathlib import Path
 from sysconfig import get_config_var
@@ -17,25 +17,21 @@ from torch import Tensor
 # What the kernels' instructions need of a processor, as torch names it. The compiler may use the first five anywhere.
 BUILT_FOR = ("avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl")
 NEEDED_BY = {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # of token vectors
 LANES = 16  # numbers in a vector: what sizes are multiples of
 
 _POINTER, _NUMBER = c_void_p, c_int64
-_LINEAR = [_POINTER, c_int32, c_int32, _POINTER, _POINTER, _NUMBER]
-_CLOSE = [*2 * [_POINTER], c_float, *2 * [_NUMBER], *2 * [_POINTER], _NUMBER, *5 * [_POINTER]]
-_LOW_RANK = [_NUMBER, *2 * [_POINTER], _NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER]
-_ATTEND = [_POINTER, _NUMBER, *3 * [_POINTER], _NUMBER, _POINTER]
+_BY_DTYPE = {
+    "linear": [_POINTER, c_int32, _POINTER, _POINTER, _NUMBER],
+    "embed": [*4 * [_POINTER], _NUMBER, _POINTER],
+    "through": [*2 * [_POINTER], *2 * [_NUMBER], *3 * [_POINTER]],
+    "pool": [_POINTER, _NUMBER, *2 * [_POINTER], _NUMBER, _POINTER],
+}
 _SIGNATURES: Mapping[str, list[Any]] = {
     "use": [_POINTER, c_uint32],
-    **{f"pack_{name}": [_POINTER, _NUMBER, _NUMBER, _POINTER] for name in NAMES.values()},
-    **{
-        f"{function}_{name}": signature
-        for function, signature in (
-            ("linear", _LINEAR), ("close", _CLOSE), ("low_rank", _LOW_RANK), ("attend", _ATTEND)
-        )
-        for name in ("float32", "bfloat16")
-    },
-}  # fmt: skip
+    "pack": [_POINTER, *3 * [_NUMBER], _POINTER],
+    **{f"{function}_{name}": types for function, types in _BY_DTYPE.items() for name in NAMES.values()},
+}
 
 
 def available(precision: str) -> bool:
@@ -58,7 +54,7 @@ def pack(weight: Tensor, out: Tensor) -> None:
     """Packs [n, k] of float32, bfloat16 or int8 into `packed_numbers(n, k)` of the same; k is a multiple of 4."""
     n, k = weight.shape
     assert out.numel() == packed_numbers(n, k)
-    call(f"pack_{NAMES[weight.dtype]}", weight.contiguous().data_ptr(), n, k, out.data_ptr())
+    call("pack", weight.contiguous().data_ptr(), n, k, weight.itemsize, out.data_ptr())
 
 
 _threads = 0

@@ -94,11 +94,11 @@ void multiply(int rows, const typename Format::Number* a, long stride, const cha
   }
 }
 
-// Every row of a [m, k] times every panel of a packed [n, k]. Each block of sums goes to
-// `end(row, rows, column, vectors, sums)`.
+// Every row of a [m, k] times the panels of a packed [n, k] that begin with rows [from, to) of it: `end(row, column,
+// sum)` takes sixteen columns of the product at a time.
 template <class Format, class End>
-void product(long m, const typename Format::Number* a, long stride, const char* packed, long steps, long n, long from,
-             long to, End end) {
+inline void product(long m, const typename Format::Number* a, long stride, const char* packed, long steps, long n,
+                    long from, long to, End end) {
   typename Format::Sum sums[kRows * 4];
   for (long column = from; column < to; column += kPanel) {
     const int wide = vectors(n, column);
@@ -106,7 +106,8 @@ void product(long m, const typename Format::Number* a, long stride, const char* 
     for (long row = 0; row < m; row += kRows) {
       const int rows = static_cast<int>(m - row < kRows ? m - row : kRows);
       multiply<Format>(rows, a + row * stride, stride, panel, steps, wide, sums);
-      end(row, rows, column, wide, sums);
+      for (int r = 0; r < rows; r++)
+        for (int v = 0; v < wide; v++) end(row + r, column + 16 * v, sums[4 * r + v]);
     }
   }
 }

@@ -1,0 +1,133 @@
+// What differs from task to task: each segment of a batch's tokens with the adapter that it belongs to.
+#pragma once
+#include "linear.h"
+#include "rows.h"
+
+// An adapter at the end of one sub-layer. What its pointers point to lies in one piece, from `down` on.
+struct Site {
+  const char *down, *up;             // packed [width, hidden] and [hidden, width]; null: no bottleneck
+  const float *down_bias, *up_bias;  // [width], [hidden]
+  const float *gain, *shift;         // [hidden]; null: the base's own LayerNorm
+  int32_t width;                     // a multiple of 16
+  Activation activation;
+  int32_t beside;                    // whether it reads what the sub-layer read, not what it made
+  int32_t unused;
+};
+
+// A low-rank change to what one linear layer makes, or to the queries, keys or values of it.
+struct LowRank {
+  const char *down, *up;  // packed [rank, in] and [out, rank]; null: none
+  int32_t rank;           // a multiple of 16
+  int32_t out;            // columns changed
+  int64_t first;          // the first of them
+};
+
+// Some tokens of one segment: as many as share what the first of them brought into the cache.
+struct Piece {
+  long segment, from, to;
+};
+constexpr long kPiece = 30;
+
+class Pieces {
+ public:
+  Pieces(const int64_t* starts, long segments) {
+    for (long i = 0; i < segments; i++) count += (starts[i + 1] - starts[i] + kPiece - 1) / kPiece;
+    list = static_cast<Piece*>(std::malloc(count * sizeof(Piece)));
+    for (long i = 0, next = 0; i < segments; i++)
+      for (long from = starts[i]; from < starts[i + 1]; from += kPiece)
+        list[next++] = {i, from, from + kPiece < starts[i + 1] ? from + kPiece : starts[i + 1]};
+  }
+  ~Pieces() { std::free(list); }
+  Pieces(const Pieces&) = delete;
+
+  Piece* list;
+  long count = 0;
+};
+
+// Weights that are wanted soon. Every task has its own, so they come from memory, where the base's are in the cache.
+class Ahead {
+ public:
+  Ahead(const char* from, long bytes) : next_(from), end_(from + bytes) {}
+  void pull() {
+    for (int i = 0; i < 2 && next_ < end_; i++, next_ += 64) _mm_prefetch(next_, _MM_HINT_T1);
+  }
+
+ private:
+  const char *next_, *end_;
+};
+
+// y [m, hidden] += up(activation(down(x))).
+template <class Number>
+void bottleneck(const Site& site, const Number* x, long m, long hidden, Number* inner, float* y, Ahead& ahead) {
+  using Format = typename FormatOf<Number>::type;
+  const long width = site.width;
+  product<Format>(m, x, hidden, site.down, hidden / Format::step, width, 0, width,
+                  [&](long row, long column, __m512 sum) {
+                    sum = _mm512_add_ps(sum, load(site.down_bias + column));
+                    store(inner + row * width + column, activated(sum, site.activation));
+                    ahead.pull();
+                  });
+  product<Format>(m, inner, width, site.up, width / Format::step, hidden, 0, hidden,
+                  [&](long row, long column, __m512 sum) {
+                    float* to = y + row * hidden + column;
+                    store(to, _mm512_add_ps(load(to), _mm512_add_ps(sum, load(site.up_bias + column))));
+                    ahead.pull();
+                  });
+}
+
+// Ends a sub-layer: adapter, residual, LayerNorm. `adapters` has a table of sites for each segment, or null.
+template <class Number>
+void close(const Norm& own, float eps, long hidden, const Pieces& pieces, const Site* const* adapters, long index,
+           const Number* stream, const Number* entered, const Number* projected, Number* sum, Number* out) {
+  static const Site bare{};
+  const auto site_of = [&](long i) -> const Site& {
+    const Site* sites = adapters && i < pieces.count ? adapters[pieces.list[i].segment] : nullptr;
+    return sites ? sites[index] : bare;
+  };
+  share(pieces.count, [&](long i) {
+    const Piece& piece = pieces.list[i];
+    const Site &site = site_of(i), &next = site_of(i + threads);
+    const long m = piece.to - piece.from, at = piece.from * hidden;
+    auto* y = static_cast<float*>(scratch.room(m * (hidden + site.width) * sizeof(float)));
+    auto* inner = reinterpret_cast<Number*>(y + m * hidden);
+    for (long j = 0; j < m * hidden; j += 16)
+      store(y + j, _mm512_add_ps(load(stream + at + j), load(projected + at + j)));
+    Ahead ahead(next.down, next.down == site.down ? 0 : 2 * next.width * hidden * sizeof(Number));
+    if (site.down) bottleneck(site, (site.beside ? entered : projected) + at, m, hidden, inner, y, ahead);
+    const Norm norm = site.gain ? Norm{site.gain, site.shift} : own;
+    for (long r = 0; r < m; r++) normalise(y + r * hidden, hidden, norm, eps, out + at + r * hidden);
+    if (sum)
+      for (long j = 0; j < m * hidden; j += 16) store(sum + at + j, load(y + j));
+  });
+}
+
+// Adds the changes to y [·, n]. `adapters` has a table of them for each segment, or null.
+template <class Number>
+void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, const Number* x, long k, Number* y,
+              long n) {
+  using Format = typename FormatOf<Number>::type;
+  static const LowRank nothing{};
+  const auto part_of = [&](long i) -> const LowRank& {
+    const LowRank* parts = i < pieces.count ? adapters[pieces.list[i].segment] : nullptr;
+    return parts ? parts[index] : nothing;
+  };
+  share(pieces.count, [&](long i) {
+    const Piece& piece = pieces.list[i];
+    const LowRank &part = part_of(i), &next = part_of(i + threads);
+    if (!part.down) return;
+    Ahead ahead(next.down, next.down == part.down ? 0 : (k + next.out) * next.rank * sizeof(Number));
+    const long m = piece.to - piece.from, rank = part.rank;
+    auto* inner = static_cast<Number*>(scratch.room(m * rank * sizeof(Number)));
+    product<Format>(m, x + piece.from * k, k, part.down, k / Format::step, rank, 0, rank,
+                    [&](long row, long column, __m512 sum) {
+                      store(inner + row * rank + column, sum);
+                      ahead.pull();
+                    });
+    product<Format>(m, inner, rank, part.up, rank / Format::step, part.out, 0, part.out,
+                    [&](long row, long column, __m512 sum) {
+                      Number* to = y + (piece.from + row) * n + part.first + column;
+                      store(to, _mm512_add_ps(load(to), sum));
+                      ahead.pull();
+                    });
+  });
+}

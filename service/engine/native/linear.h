@@ -1,0 +1,95 @@
+// Linear layers of the base: y = activation(x·wᵀ + bias), in float32, bfloat16 or int8.
+#pragma once
+#include "product.h"
+#include "threads.h"
+
+template <class Number>
+struct FormatOf;
+template <>
+struct FormatOf<float> {
+  using type = Float32;
+};
+template <>
+struct FormatOf<bfloat16> {
+  using type = BFloat16;
+};
+
+constexpr long kTile = 48;  // tokens that one thread takes at once
+
+// A row of floats as bytes around 128, and what one of them is worth.
+template <class Number>
+float quantise(const Number* x, long n, uint8_t* out) {
+  __m512 most = _mm512_setzero_ps();
+  for (long i = 0; i < n; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(load(x + i)));
+  const float scale = _mm512_reduce_max_ps(most) / 127.f;
+  const __m512 by = _mm512_set1_ps(scale > 0 ? 1.f / scale : 0.f);
+  for (long i = 0; i < n; i += 16) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + i), by));
+    const __m128i bytes = _mm_add_epi8(_mm512_cvtsepi32_epi8(whole), _mm_set1_epi8(static_cast<char>(0x80)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), bytes);
+  }
+  return scale;
+}
+
+struct Linear {
+  const char* packed;
+  const float* bias;   // [n]
+  const float* scale;  // int8 alone, [n]: what one step of a weight is worth
+  const float* centre; // int8 alone, [n]: 128 times the sum of the row's weights
+  int64_t n, k;
+};
+
+// How sums become y: plus what was laid down there before, if so, and through an activation.
+struct Finish {
+  Activation activation;
+  bool onto;
+};
+
+template <class Number>
+void finish(const Finish& how, __m512 sum, Number* y) {
+  store(y, activated(how.onto ? _mm512_add_ps(sum, load(y)) : sum, how.activation));
+}
+
+// Tokens [from, to) of x [·, k], columns [left, right) of y [·, n].
+template <class Number>
+void linear_float(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
+                  long right) {
+  using Format = typename FormatOf<Number>::type;
+  product<Format>(to - from, x + from * w.k, w.k, w.packed, w.k / Format::step, w.n, left, right,
+                  [&](long row, long column, __m512 sum) {
+                    finish(how, _mm512_add_ps(sum, load(w.bias + column)), y + (from + row) * w.n + column);
+                  });
+}
+
+template <class Number>
+void linear_int8(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
+                 long right) {
+  const long m = to - from;
+  auto* scales = static_cast<float*>(scratch.room(m * (w.k + sizeof(float))));
+  auto* bytes = reinterpret_cast<uint8_t*>(scales + m);
+  for (long r = 0; r < m; r++) scales[r] = quantise(x + (from + r) * w.k, w.k, bytes + r * w.k);
+  product<Int8>(m, bytes, w.k, w.packed, w.k / Int8::step, w.n, left, right, [&](long row, long column, __m512i sum) {
+    const __m512 by = _mm512_mul_ps(load(w.scale + column), _mm512_set1_ps(scales[row]));
+    const __m512 exact = _mm512_sub_ps(_mm512_cvtepi32_ps(sum), load(w.centre + column));
+    finish(how, _mm512_fmadd_ps(exact, by, load(w.bias + column)), y + (from + row) * w.n + column);
+  });
+}
+
+template <class Number>
+void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long tokens) {
+  const long down = pieces(tokens, kTile);
+  const long tile = ((tokens + down - 1) / down + kRows - 1) / kRows * kRows;
+  const long tiles = (tokens + tile - 1) / tile;
+  const long panels = (w.n + kPanel - 1) / kPanel;
+  const long across = tiles >= threads ? 1 : pieces(panels, (panels * tiles + threads - 1) / threads);
+  const long stripe = (panels + across - 1) / across * kPanel;
+  share(tiles * across, [&](long i) {
+    const long from = i / across * tile, to = from + tile < tokens ? from + tile : tokens;
+    const long left = i % across * stripe, right = left + stripe < w.n ? left + stripe : w.n;
+    if (left >= right) return;
+    if (w.scale)
+      linear_int8(w, how, x, y, from, to, left, right);
+    else
+      linear_float(w, how, x, y, from, to, left, right);
+  });
+}
