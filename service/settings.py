@@ -20,8 +20,9 @@ class Settings(BaseModel):
         "sentence-transformers/all-MiniLM-L6-v2"
     )
     dtype: Annotated[
-        Literal["float32", "bfloat16"], Field(description="precision of the linear layers, base and adapters")
-    ] = "float32"
+        Literal["auto", "float32", "bfloat16", "int8"],
+        Field(description="precision of the base's linear layers"),
+    ] = "auto"
     threads: Annotated[int, Field(ge=0, description="processor threads of the engine; 0: as many as torch finds")] = 0
     batch_tokens: Annotated[int, Field(ge=1, description="tokens in one batch at most")] = 2048
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072

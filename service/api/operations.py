@@ -45,7 +45,7 @@ async def stats(services: ServicesHere) -> StatsAnswer:
             parameters=base.parameters,
             bytes=base.bytes,
             fingerprint=base.fingerprint,
-            dtype=str(base.weights.dtype).removeprefix("torch."),
+            dtype=base.precision,
         ),
         adapters=AdapterStats(
             tasks=len(served),

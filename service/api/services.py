@@ -54,7 +54,11 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     registry.open()
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
     tasks = len(registry.names()) - 1
-    log.info("base %s, %s; store %s, %d tasks", base.name, settings.dtype, settings.store.resolve(), tasks)
+    kernels = "own kernels" if base.weights.native is not None else "torch's kernels"
+    log.info(
+        "base %s in %s by %s; store %s, %d tasks",
+        base.name, base.precision, kernels, settings.store.resolve(), tasks,
+    )  # fmt: skip
     return Services(
         settings=settings,
         metrics=metrics,

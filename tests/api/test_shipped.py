@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from service.adapters.file import read_header
+from service.engine import native
 from service.engine.base_model import BaseModel, load_base
 from service.registry.store import LOCK
 from tests.adapters.forge import take_apart
@@ -84,11 +85,14 @@ def test_similarity_tells_the_same_from_the_unrelated(service: Harness) -> None:
     assert unlike["value"] < 1
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=[None, "float32", "bfloat16", "int8"])
 def at_any_precision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     store = tmp_path_factory.mktemp("precision") / "store"
     shutil.copytree(STORE, store)
-    with harness(store, load_base(dtype=request.param)) as service:
+    if request.param == "int8" and not native.available("int8"):
+        pytest.skip("no int8 on this processor")
+    base = load_base() if request.param is None else load_base(dtype=request.param, serving=True)
+    with harness(store, base) as service:
         yield service
 
 

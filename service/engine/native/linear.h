@@ -1,5 +1,7 @@
 // Linear layers of the base: y = activation(x·wᵀ + bias), in float32, bfloat16 or int8.
 #pragma once
+#include <cmath>
+
 #include "product.h"
 #include "threads.h"
 
@@ -16,26 +18,34 @@ struct FormatOf<bfloat16> {
 
 constexpr long kTile = 48;  // tokens that one thread takes at once
 
-// A row of floats as bytes around 128, and what one of them is worth.
+// How the bytes of one token's vector stand for numbers: number = scale · (byte - zero).
+struct Quantised {
+  float scale, zero;
+};
+
+// A vector as bytes, from its least number to its largest. Zero is among them, and exact.
 template <class Number>
-float quantise(const Number* x, long n, uint8_t* out) {
-  __m512 most = _mm512_setzero_ps();
-  for (long i = 0; i < n; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(load(x + i)));
-  const float scale = _mm512_reduce_max_ps(most) / 127.f;
-  const __m512 by = _mm512_set1_ps(scale > 0 ? 1.f / scale : 0.f);
+Quantised quantise(const Number* x, long n, uint8_t* out) {
+  __m512 least = _mm512_setzero_ps(), most = _mm512_setzero_ps();
   for (long i = 0; i < n; i += 16) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + i), by));
-    const __m128i bytes = _mm_add_epi8(_mm512_cvtsepi32_epi8(whole), _mm_set1_epi8(static_cast<char>(0x80)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), bytes);
+    least = _mm512_min_ps(least, load(x + i));
+    most = _mm512_max_ps(most, load(x + i));
   }
-  return scale;
+  const float low = _mm512_reduce_min_ps(least), range = _mm512_reduce_max_ps(most) - low;
+  const float by = range > 0 ? 255.f / range : 0.f, zero = std::nearbyint(-low * by);
+  for (long i = 0; i < n; i += 16) {
+    const __m512 byte = _mm512_fmadd_ps(load(x + i), _mm512_set1_ps(by), _mm512_set1_ps(zero));
+    const __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32(byte), _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtusepi32_epi8(whole));
+  }
+  return {range / 255.f, zero};
 }
 
 struct Linear {
   const char* packed;
   const float* bias;   // [n]
   const float* scale;  // int8 alone, [n]: what one step of a weight is worth
-  const float* centre; // int8 alone, [n]: 128 times the sum of the row's weights
+  const float* total;  // int8 alone, [n]: the sum of the row's weights
   int64_t n, k;
 };
 
@@ -65,12 +75,13 @@ template <class Number>
 void linear_int8(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
                  long right) {
   const long m = to - from;
-  auto* scales = static_cast<float*>(scratch.room(m * (w.k + sizeof(float))));
-  auto* bytes = reinterpret_cast<uint8_t*>(scales + m);
-  for (long r = 0; r < m; r++) scales[r] = quantise(x + (from + r) * w.k, w.k, bytes + r * w.k);
+  auto* tokens = static_cast<Quantised*>(scratch.room(m * (w.k + sizeof(Quantised))));
+  auto* bytes = reinterpret_cast<uint8_t*>(tokens + m);
+  for (long r = 0; r < m; r++) tokens[r] = quantise(x + (from + r) * w.k, w.k, bytes + r * w.k);
   product<Int8>(m, bytes, w.k, w.packed, w.k / Int8::step, w.n, left, right, [&](long row, long column, __m512i sum) {
-    const __m512 by = _mm512_mul_ps(load(w.scale + column), _mm512_set1_ps(scales[row]));
-    const __m512 exact = _mm512_sub_ps(_mm512_cvtepi32_ps(sum), load(w.centre + column));
+    const __m512 by = _mm512_mul_ps(load(w.scale + column), _mm512_set1_ps(tokens[row].scale));
+    const __m512 zero = _mm512_set1_ps(tokens[row].zero);
+    const __m512 exact = _mm512_fnmadd_ps(zero, load(w.total + column), _mm512_cvtepi32_ps(sum));
     finish(how, _mm512_fmadd_ps(exact, by, load(w.bias + column)), y + (from + row) * w.n + column);
   });
 }

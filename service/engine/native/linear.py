@@ -1,7 +1,8 @@
 """Linear layers of the frozen base, packed for the kernels, in float32, bfloat16 or int8.
 
-int8: a row of weights is worth its largest number over 127, and a token's vector, as it comes, likewise. Products are
-summed exactly; biases, and all that is not a linear layer of the base, stay as they are.
+int8: a row of weights is in steps of its largest over 127, and a token's vector, as it comes, in 255 steps from its least
+number to its largest. Products are summed exactly; biases, and all that is not a linear layer of the base, stay as they
+are.
 """
 
 from ctypes import Structure, addressof, c_int64, c_void_p
@@ -18,7 +19,7 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel
 
 class SeenLinear(Structure):
     _fields_ = (
-        ("packed", c_void_p), ("bias", c_void_p), ("scale", c_void_p), ("centre", c_void_p),
+        ("packed", c_void_p), ("bias", c_void_p), ("scale", c_void_p), ("total", c_void_p),
         ("n", c_int64), ("k", c_int64),
     )  # fmt: skip
 
@@ -27,7 +28,7 @@ class NativeLinear(NamedTuple):
     packed: Tensor
     bias: Tensor  # [out], float32
     scale: Tensor | None  # [out]: int8 alone, what one step of a weight is worth
-    centre: Tensor | None  # [out]: int8 alone, 128 times the sum of the row's weights, for tokens are bytes around 128
+    total: Tensor | None  # [out]: int8 alone, the sum of the row's weights
     shape: tuple[int, int]  # (out, in)
     dtype: torch.dtype  # of token vectors
     seen: SeenLinear  # the same as a kernel sees it
@@ -35,19 +36,19 @@ class NativeLinear(NamedTuple):
     @classmethod
     def of(cls, linear: AnyLinear, precision: str, dtype: torch.dtype) -> Self:
         """Packs a layer that is still in float32."""
-        weight, scale, centre = linear.weight, None, None
+        weight, scale, total = linear.weight, None, None
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.float().contiguous()
         if precision == "int8":
             scale = weight.abs().amax(dim=1).div_(127).clamp_(min=torch.finfo(torch.float32).tiny)
             weight = (weight / scale[:, None]).round_().to(torch.int8)
-            centre = weight.sum(dim=1, dtype=torch.float32).mul_(128)
+            total = weight.sum(dim=1, dtype=torch.float32)
         else:
             weight = weight.to(dtype)
         packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)
         pack(weight, packed)
-        addresses = (tensor.data_ptr() if tensor is not None else None for tensor in (packed, bias, scale, centre))
+        addresses = (tensor.data_ptr() if tensor is not None else None for tensor in (packed, bias, scale, total))
         n, k = weight.shape
-        return cls(packed, bias, scale, centre, (n, k), dtype, SeenLinear(*addresses, n, k))
+        return cls(packed, bias, scale, total, (n, k), dtype, SeenLinear(*addresses, n, k))
 
     @property
     def weight(self) -> Tensor:
