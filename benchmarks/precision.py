@@ -66,13 +66,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
     tasks = options.only or [dataset.task for dataset in DATASETS]
-    files = {task: options.store / f"{task}-1.safetensors" for task in tasks}
+    paths = {task: options.store / f"{task}-1.safetensors" for task in tasks}
+    files = {task: path for task, path in paths.items() if path.exists()}
     found = {}
     for precision in PRECISIONS:
         try:
-            found[precision] = measured(
-                {task: file for task, file in files.items() if file.exists()}, precision, options.data
-            )
+            found[precision] = measured(files, precision, options.data)
         except BadBase as error:
             print(f"{precision}: {error}")
     result = summary(found)

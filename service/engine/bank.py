@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 import torch
@@ -36,6 +37,13 @@ class Resident:
     head: Tensors
     parameters: int
     bytes: int
+
+    @cached_property
+    def head_addresses(self) -> tuple[int, int]:
+        """Where the head's weight and bias are; 0: it has none."""
+        if not self.head:
+            return 0, 0
+        return self.head["head.weight"].data_ptr(), self.head["head.bias"].data_ptr()
 
 
 def load_resident(base: BaseModel, data: bytes, version: int) -> Resident:

@@ -1,12 +1,12 @@
 """The engine: rows of any tasks in, each row's raw outputs out, by one pass of the base."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine import native
@@ -43,44 +43,40 @@ class Engine:
         with torch.inference_mode():
             asked = [Asked(row.tokens, row.resident.adaptation, id(row.resident)) for row in rows]
             stages, spans = plan(asked, self.base.dims.layers)
-            return self._heads(rows, encode_stages(self.base.weights, stages), spans)
+            hidden = encode_stages(self.base.weights, stages)
+            heads = _heads if self.base.weights.native is None else self._native_heads
+            return heads(rows, hidden, spans)
 
-    def _heads(self, rows: Sequence[Row], hidden: Tensor, spans: Sequence[Span]) -> list[Floats]:
-        """Raw outputs by row, from the token vectors [tokens, hidden] that each row's span names."""
-        by_resident: dict[Resident, list[int]] = defaultdict(list)
-        for number, row in enumerate(rows):
-            by_resident[row.resident].append(number)
-        pooled = self._pooled(by_resident, hidden, spans)
-        found: dict[int, Floats] = {}
-        for resident, mine in by_resident.items():
-            kind = resident.kind
-            if kind.per_token:
-                vectors = [hidden[slice(*spans[number])] for number in mine]
-                outputs = kind.outputs(resident.head, torch.cat(vectors).float())
-                parts = torch.split(outputs, [len(part) for part in vectors])
+    def _native_heads(self, rows: Sequence[Row], hidden: Tensor, spans: Sequence[Span]) -> list[Floats]:
+        """As `_heads`, all of them in one call."""
+        asked: list[tuple[int, int, int, int, int]] = []
+        shapes: list[tuple[int, ...]] = []
+        for (start, end), resident in zip(spans, (row.resident for row in rows), strict=True):
+            weight, bias = resident.head_addresses
+            width = resident.kind.width(resident.manifest) if weight else hidden.shape[1]
+            if resident.kind.per_token:
+                asked += [(token, token + 1, weight, bias, width) for token in range(start, end)]
+                shapes.append((end - start, width))
             else:
-                parts = kind.outputs(resident.head, pooled[resident]).unbind()
-            found.update(zip(mine, (part.numpy() for part in parts), strict=True))
-        return [found[number] for number in range(len(rows))]
-
-    def _pooled(
-        self, by_resident: Mapping[Resident, Sequence[int]], hidden: Tensor, spans: Sequence[Span]
-    ) -> dict[Resident, Tensor]:
-        """One vector a row, [rows, hidden], for every resident whose head reads that; all computed at once."""
-        wanted: list[Span] = []
-        sizes = {}
-        for resident, mine in by_resident.items():
-            if not resident.kind.per_token:
                 first = resident.manifest.head.pooling == "first"
-                wanted += [(start, start + 1 if first else end) for start, end in (spans[number] for number in mine)]
-                sizes[resident] = len(mine)
-        if not sizes:
-            return {}
-        means = (native.mean_of if self.base.weights.native is not None else _mean_of)(hidden, np.array(wanted))
-        return dict(zip(sizes, torch.split(means, list(sizes.values())), strict=True))
+                asked.append((start, start + 1 if first else end, weight, bias, width))
+                shapes.append((width,))
+        found = native.heads(hidden, np.array(asked))
+        parts = np.split(found, np.cumsum([prod(shape) for shape in shapes[:-1]]))
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _mean_of(hidden: Tensor, spans: NDArray[np.int64]) -> Tensor:
-    """The mean of the tokens of `hidden` [tokens, size] in each span: [spans, size], in float32."""
-    parts = torch.cat([hidden[start:end] for start, end in spans.tolist()]).float()
-    return torch.segment_reduce(parts, "mean", lengths=torch.from_numpy(spans[:, 1] - spans[:, 0]))
+def _heads(rows: Sequence[Row], hidden: Tensor, spans: Sequence[Span]) -> list[Floats]:
+    """Raw outputs by row, from the token vectors [tokens, hidden] that each row's span names."""
+    by_resident: dict[Resident, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        by_resident[row.resident].append(number)
+    found: dict[int, Floats] = {}
+    for resident, mine in by_resident.items():
+        lengths = [spans[number][1] - spans[number][0] for number in mine]
+        vectors = torch.cat([hidden[slice(*spans[number])] for number in mine]).float()
+        features = resident.kind.features(resident.manifest.head, vectors, torch.tensor(lengths))
+        outputs = resident.kind.outputs(resident.head, features)
+        parts = torch.split(outputs, lengths) if resident.kind.per_token else outputs.unbind()
+        found.update(zip(mine, (part.numpy() for part in parts), strict=True))
+    return [found[number] for number in range(len(rows))]

@@ -65,8 +65,8 @@ class Kind(ABC):
         return hidden if self.per_token else pool(settings, hidden, lengths)
 
     def outputs(self, head: Tensors, features: Tensor) -> Tensor:
-        """The head's raw outputs, one row of numbers for each row of `features`."""
-        return torch.nn.functional.linear(features, head["head.weight"], head["head.bias"])
+        """The head's raw outputs, one row of numbers for each row of `features`; without a head, the features."""
+        return torch.nn.functional.linear(features, head["head.weight"], head["head.bias"]) if head else features
 
     @abstractmethod
     def decode(

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from service.adapters.manifest import Manifest
-from service.adapters.methods import Dims, Shape, Tensors
+from service.adapters.methods import Dims, Shape
 from service.tasks.base import Floats, Kind, Prediction
 from service.tasks.reading import Reading
 
@@ -19,9 +18,6 @@ class Embedding(Kind):
 
     def head_shapes(self, manifest: Manifest, dims: Dims) -> dict[str, Shape]:
         return {}
-
-    def outputs(self, head: Tensors, features: Tensor) -> Tensor:
-        return features
 
     def decode(
         self, manifest: Manifest, reading: Reading, raw: Sequence[Floats], top_k: int | None = None

@@ -4,9 +4,9 @@ from service.engine.native.adaptation import NativeAdaptation, packed_adaptation
 from service.engine.native.library import available
 from service.engine.native.linear import NativeLinear
 from service.engine.native.model import fits, packed_weights, through
-from service.engine.native.rows import embed, mean_of
+from service.engine.native.rows import embed, heads
 
 __all__ = [
-    "NativeAdaptation", "NativeLinear", "available", "embed", "fits", "mean_of", "packed_adaptation", "packed_weights",
+    "NativeAdaptation", "NativeLinear", "available", "embed", "fits", "heads", "packed_adaptation", "packed_weights",
     "through",
 ]  # fmt: skip

@@ -142,9 +142,8 @@ void rootstock_pack(const char* w, int64_t n, int64_t k, int64_t bytes, char* ou
                                 Number* x, Number* room) {                                                             \
     through(*model, *batch, from, to, stream, x, room);                                                                \
   }                                                                                                                    \
-  void rootstock_pool_##name(const Number* x, int64_t size, const int64_t* from, const int64_t* to, int64_t rows,      \
-                             float* out) {                                                                             \
-    pool(x, size, from, to, rows, out);                                                                                \
+  void rootstock_heads_##name(const Number* x, int64_t hidden, const Head* list, int64_t count, float* out) {           \
+    heads(x, hidden, list, count, out);                                                                                \
   }
 
 ROOTSTOCK_EXPORT(float32, float)

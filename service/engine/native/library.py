@@ -25,7 +25,7 @@ _BY_DTYPE = {
     "linear": [_POINTER, c_int32, _POINTER, _POINTER, _NUMBER],
     "embed": [*4 * [_POINTER], _NUMBER, _POINTER],
     "through": [*2 * [_POINTER], *2 * [_NUMBER], *3 * [_POINTER]],
-    "pool": [_POINTER, _NUMBER, *2 * [_POINTER], _NUMBER, _POINTER],
+    "heads": [_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
 }
 _SIGNATURES: Mapping[str, list[Any]] = {
     "use": [_POINTER, c_uint32],

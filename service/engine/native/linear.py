@@ -1,6 +1,6 @@
 """Linear layers of the frozen base, packed for the kernels, in float32, bfloat16 or int8.
 
-int8: a row of weights is in steps of its largest over 127, and a token's vector, as it comes, in 255 steps from its least
+int8: a row of weights lies in steps of its largest over 127; a token's vector, as it comes, in 255 steps from its least
 number to its largest. Products are summed exactly; biases, and all that is not a linear layer of the base, stay as they
 are.
 """

@@ -51,15 +51,30 @@ void embed(const Embeddings& from, const int64_t* ids, const int64_t* positions,
   });
 }
 
-// The mean of tokens [from[i], to[i]) of x [·, size], for each of `rows`.
+// What a head reads and where its answer goes.
+struct Head {
+  int64_t from, to;           // the mean of these tokens
+  const float *weight, *bias;  // [width, hidden], [width]; null: the mean is the answer
+  int64_t width, out;         // how many numbers, and where the first one goes
+};
+
+// Every head on its tokens of x [·, hidden].
 template <class Number>
-void pool(const Number* x, long size, const int64_t* from, const int64_t* to, long rows, float* out) {
-  share(rows, [&](long row) {
-    const __m512 by = _mm512_set1_ps(1.f / (to[row] - from[row]));
-    for (long j = 0; j < size; j += 16) {
+void heads(const Number* x, long hidden, const Head* list, long count, float* out) {
+  share(count, [&](long i) {
+    const Head& head = list[i];
+    auto* mean = head.weight ? static_cast<float*>(scratch.room(hidden * sizeof(float))) : out + head.out;
+    const __m512 by = _mm512_set1_ps(1.f / (head.to - head.from));
+    for (long j = 0; j < hidden; j += 16) {
       __m512 sum = _mm512_setzero_ps();
-      for (long i = from[row]; i < to[row]; i++) sum = _mm512_add_ps(sum, load(x + i * size + j));
-      store(out + row * size + j, _mm512_mul_ps(sum, by));
+      for (long token = head.from; token < head.to; token++) sum = _mm512_add_ps(sum, load(x + token * hidden + j));
+      store(mean + j, _mm512_mul_ps(sum, by));
+    }
+    for (long row = 0; head.weight && row < head.width; row++) {
+      __m512 sum = _mm512_setzero_ps();
+      for (long j = 0; j < hidden; j += 16)
+        sum = _mm512_fmadd_ps(load(head.weight + row * hidden + j), load(mean + j), sum);
+      out[head.out + row] = _mm512_reduce_add_ps(sum) + head.bias[row];
     }
   });
 }

@@ -1,4 +1,4 @@
-"""Where a pass begins and ends: tokens embedded, rows pooled."""
+"""Where a pass begins and ends: tokens embedded, heads run."""
 
 from ctypes import Structure, addressof, c_float, c_int64, c_void_p
 
@@ -39,12 +39,19 @@ def embed(embeddings: Embeddings, batch: Packed, eps: float, dtype: torch.dtype)
     return out
 
 
-def mean_of(hidden: Tensor, spans: NDArray[np.int64]) -> Tensor:
-    """The mean of the tokens of `hidden` [tokens, size] in each span [from, to): [spans, size], in float32."""
-    starts, ends = np.ascontiguousarray(spans.T)
-    out = torch.empty(len(spans), hidden.shape[1])
+def heads(hidden: Tensor, asked: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Every head on the mean of its tokens: the numbers of all of them, one after another.
+
+    Args:
+        hidden: token vectors [tokens, hidden].
+        asked: by head, tokens from and to, the addresses of weight [width, hidden] and bias [width] in float32 (0: the
+            mean itself is the answer) and its width: [heads, 5].
+    """
+    ends = np.cumsum(asked[:, 4])
+    records = np.concatenate([asked, (ends - asked[:, 4])[:, None]], axis=1)  # as the struct lies in memory
+    out = np.empty(int(ends[-1]), dtype=np.float32)
     call(
-        f"pool_{NAMES[hidden.dtype]}", hidden.data_ptr(), hidden.shape[1],
-        starts.ctypes.data, ends.ctypes.data, len(spans), out.data_ptr(),
+        f"heads_{NAMES[hidden.dtype]}", hidden.data_ptr(), hidden.shape[1],
+        records.ctypes.data, len(records), out.ctypes.data,
     )  # fmt: skip
     return out
