@@ -105,8 +105,8 @@ def test_golden_examples_are_reproduced(at_any_precision: Harness, task: str) ->
     order = np.argsort(manifest.labels)  # `numbers` sorts scores by label
     for golden, prediction in zip(manifest.golden, service.answers(task, inputs), strict=True):
         expected = np.array(golden.outputs)[order] if manifest.labels else golden.outputs
-        rough = 2 if service.services.base.precision == "int8" else 1
-        np.testing.assert_allclose(numbers(prediction), expected, atol=rough * manifest.tolerance)
+        tolerance = 0.1 if service.services.base.precision == "int8" else manifest.tolerance
+        np.testing.assert_allclose(numbers(prediction), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("task", TASKS)
