@@ -16,35 +16,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from service.adapters.file import write_adapter
-from service.adapters.manifest import Manifest
-from service.adapters.methods import Houlsby
+from made import make_store
 from service.client import Client
-from service.engine.base_model import BaseModel, load_base
-from service.tasks import expected_shapes
+from service.engine.base_model import load_base
 from serving import Service, running_service
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 TEXT = "A few words, as people write them."
 ASKING = 8  # requests under way at once
-
-
-def make_store(base: BaseModel, folder: Path, adapters: int) -> None:
-    """Adapters that differ in every number, of the shipped ones' size."""
-    for number in range(adapters):
-        manifest = Manifest(
-            task=f"made-{number}",
-            kind="classification",
-            method=Houlsby(),
-            labels=["no", "yes"],
-            base=base.identity,
-        )
-        generator = torch.Generator().manual_seed(number)
-        shapes = expected_shapes(manifest, base.dims)
-        tensors = {name: 0.01 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        (folder / f"made-{number}-1.safetensors").write_bytes(write_adapter(manifest, tensors))
 
 
 def measure(store: Path) -> dict[str, Any]:

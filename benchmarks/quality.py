@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_sets import DATASETS, DataSet
-
 from reproduce_results import Results
 from service.adapters.file import digest
 from service.cli.training import served

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_sets import DATASETS, DataSet
-
 from service.training.recipe import RECIPES, Recipe
 
 HERE = Path(__file__).parent

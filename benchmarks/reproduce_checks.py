@@ -27,8 +27,8 @@ from typing import Any
 
 import httpx2
 import torch
-from data_sets import DATASETS, DataSet
 
+from data_sets import DATASETS, DataSet
 from service.adapters.file import read_header, read_tensors, write_adapter
 from service.adapters.methods import Houlsby
 from service.client import Client

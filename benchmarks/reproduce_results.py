@@ -8,7 +8,6 @@ from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
 from data_sets import DATASETS
-
 from reproduce import read_json
 
 Report = dict[str, Any]

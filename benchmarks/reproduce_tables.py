@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from data_sets import DATASETS
-
 from reproduce import EXPERIMENTS, LINES, WAYS
 from reproduce_results import Results, Score, metric_name
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from data_sets import DATASETS, DataSet, prepare, table
 
 import layouts
 from copies import Rows, same_input
+from data_sets import DATASETS, DataSet, prepare, table
 from service.tasks import Span
 from service.training.data import read_examples
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 import pytest
-from data_sets import DATASETS
 
 import reproduce
+from data_sets import DATASETS
 from reproduce import EXPERIMENTS, LINES, WAYS, Run, runs
 from service.cli import main
 from service.cli.plan import make_plan
