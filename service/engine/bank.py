@@ -75,7 +75,8 @@ def fitting_header(base: BaseModel, head: bytes, size: int) -> Header:
 def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version: int, content: str) -> Resident:
     """Arranges tensors that are known to be right."""
     method = {name: tensors[name] for name in manifest.method.shapes(base.dims)}
-    head = {name: tensor for name, tensor in tensors.items() if name not in method}
+    # Copies, because a view would keep the whole file's block in memory.
+    head = {name: tensor.clone() for name, tensor in tensors.items() if name not in method}
     adapted = manifest.method.adapt(base.dims, method, base.weights.dtype)
     adaptation = packed_adaptation(adapted, base.dims) if base.weights.native is not None else adapted
     return Resident(

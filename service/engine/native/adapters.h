@@ -28,14 +28,15 @@ struct Piece {
 };
 constexpr long kPiece = 30;
 
+// Tokens [from, to) of a batch in pieces; `starts` are those of its segments.
 class Pieces {
  public:
-  Pieces(const int64_t* starts, long segments) {
-    for (long i = 0; i < segments; i++) count += (starts[i + 1] - starts[i] + kPiece - 1) / kPiece;
-    list = static_cast<Piece*>(std::malloc(count * sizeof(Piece)));
-    for (long i = 0, next = 0; i < segments; i++)
-      for (long from = starts[i]; from < starts[i + 1]; from += kPiece)
-        list[next++] = {i, from, from + kPiece < starts[i + 1] ? from + kPiece : starts[i + 1]};
+  Pieces(const int64_t* starts, long segments, long from, long to) {
+    list = static_cast<Piece*>(std::malloc((segments + (to - from) / kPiece + 1) * sizeof(Piece)));
+    for (long i = 0; i < segments; i++) {
+      const long begin = starts[i] > from ? starts[i] : from, end = starts[i + 1] < to ? starts[i + 1] : to;
+      for (long at = begin; at < end; at += kPiece) list[count++] = {i, at, at + kPiece < end ? at + kPiece : end};
+    }
   }
   ~Pieces() { std::free(list); }
   Pieces(const Pieces&) = delete;
@@ -86,7 +87,7 @@ void close(const Norm& own, float eps, long hidden, const Pieces& pieces, const 
   };
   share(pieces.count, [&](long i) {
     const Piece& piece = pieces.list[i];
-    const Site &site = site_of(i), &next = site_of(i + threads);
+    const Site &site = site_of(i), &next = site_of(i + workers());
     const long m = piece.to - piece.from, at = piece.from * hidden;
     auto* y = static_cast<float*>(scratch.room(m * (hidden + site.width) * sizeof(float)));
     auto* inner = reinterpret_cast<Number*>(y + m * hidden);
@@ -113,7 +114,7 @@ void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, 
   };
   share(pieces.count, [&](long i) {
     const Piece& piece = pieces.list[i];
-    const LowRank &part = part_of(i), &next = part_of(i + threads);
+    const LowRank &part = part_of(i), &next = part_of(i + workers());
     if (!part.down) return;
     Ahead ahead(next.down, next.down == part.down ? 0 : (k + next.out) * next.rank * sizeof(Number));
     const long m = piece.to - piece.from, rank = part.rank;

@@ -147,12 +147,13 @@ void attend_head(const Distances& distances, long hidden, long size, const Numbe
   }
 }
 
-// All rows: qkv [tokens, 3·hidden] → out [tokens, hidden]. `prefixes` has a table for each row, or null; or is null.
+// Rows [first, last): qkv [tokens, 3·hidden] → out [tokens, hidden]. `prefixes` has a table for each
+// row, or null; or is null itself.
 template <class Number>
-void attend(const Distances& distances, long heads, long hidden, const int64_t* starts, long rows,
+void attend(const Distances& distances, long heads, long hidden, const int64_t* starts, long first, long last,
             const Prefix* const* prefixes, long index, const Number* qkv, Number* out) {
-  share(rows * heads, [&](long i) {
-    const long row = i / heads, from = starts[row];
+  share((last - first) * heads, [&](long i) {
+    const long row = first + i / heads, from = starts[row];
     attend_head(distances, hidden, hidden / heads, qkv + from * 3 * hidden, out + from * hidden,
                 starts[row + 1] - from, i % heads, prefixes && prefixes[row] ? &prefixes[row][index] : nullptr);
   });

@@ -5,7 +5,7 @@ processor, everything runs in torch's operators, with the same answers.
 """
 
 from collections.abc import Mapping
-from ctypes import CDLL, c_int32, c_int64, c_uint32, c_void_p, cast
+from ctypes import CDLL, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from sysconfig import get_config_var
@@ -28,7 +28,7 @@ _BY_DTYPE = {
     "heads": [_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
 }
 _SIGNATURES: Mapping[str, list[Any]] = {
-    "use": [_POINTER, c_uint32],
+    "use": [_NUMBER],
     "pack": [_POINTER, *3 * [_NUMBER], _POINTER],
     **{f"{function}_{name}": types for function, types in _BY_DTYPE.items() for name in NAMES.values()},
 }
@@ -41,8 +41,10 @@ def available(precision: str) -> bool:
 
 def call(function: str, *arguments: Any) -> None:
     """Runs a kernel on as many threads as torch computes with; others may run Python meanwhile."""
-    _use(torch.get_num_threads())
-    getattr(_library(), f"rootstock_{function}")(*arguments)
+    library = _library()
+    assert library is not None
+    library.rootstock_use(torch.get_num_threads())
+    getattr(library, f"rootstock_{function}")(*arguments)
 
 
 def packed_numbers(n: int, k: int) -> int:
@@ -55,21 +57,6 @@ def pack(weight: Tensor, out: Tensor) -> None:
     n, k = weight.shape
     assert out.numel() == packed_numbers(n, k)
     call("pack", weight.contiguous().data_ptr(), n, k, weight.itemsize, out.data_ptr())
-
-
-_threads = 0
-
-
-def _use(threads: int) -> None:
-    global _threads
-    if threads != _threads:
-        _threads = threads
-        # torch's OpenMP pool, entered by the door that its own compiled loops use: a second pool would only wait for
-        # the same cores. Where torch has none, the kernels run on the calling thread.
-        door = getattr(CDLL(None), "GOMP_parallel", None)
-        library = _library()
-        assert library is not None
-        library.rootstock_use(cast(door, c_void_p) if door is not None else None, threads)
 
 
 def _capabilities() -> Mapping[str, Any]:

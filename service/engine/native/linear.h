@@ -92,7 +92,7 @@ void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long
   const long tile = ((tokens + down - 1) / down + kRows - 1) / kRows * kRows;
   const long tiles = (tokens + tile - 1) / tile;
   const long panels = (w.n + kPanel - 1) / kPanel;
-  const long across = tiles >= threads ? 1 : pieces(panels, (panels * tiles + threads - 1) / threads);
+  const long across = tiles >= workers() ? 1 : pieces(panels, (panels * tiles + workers() - 1) / workers());
   const long stripe = (panels + across - 1) / across * kPanel;
   share(tiles * across, [&](long i) {
     const long from = i / across * tile, to = from + tile < tokens ? from + tile : tokens;

@@ -35,7 +35,7 @@ class _Layer(Structure):
 class _Model(Structure):
     _fields_ = (
         ("layers", c_void_p), ("heads", c_int64), ("hidden", c_int64), ("inner", c_int64), ("eps", c_float),
-        ("activation", c_int32), ("gated", c_int32), ("norm_first", c_int32),
+        ("activation", c_int32), ("gated", c_int32), ("norm_first", c_int32), ("room", c_int64),
     )  # fmt: skip
 
 
@@ -53,7 +53,6 @@ class NativeModel:
 
     seen: _Model
     layers: "Array[_Layer]"
-    room: int  # numbers a token that a pass needs to work in
 
 
 def fits(weights: Weights) -> bool:
@@ -73,12 +72,12 @@ def packed_weights(weights: Weights, precision: str, dtype: torch.dtype) -> Weig
     dims = weights.dims
     layers = (_Layer * dims.layers)(*(_seen(layer) for layer in packed.layers))
     activation = ACTIVATIONS.index(weights.activation.name)
+    room = dims.hidden + max(4 * dims.hidden, dims.ffn_in + dims.gated * dims.inner)
     model = _Model(
         addressof(layers), dims.heads, dims.hidden, dims.inner, weights.norm_eps, activation, weights.gated,
-        weights.norm_first,
+        weights.norm_first, room,
     )  # fmt: skip
-    room = dims.hidden + max(4 * dims.hidden, dims.ffn_in + dims.gated * dims.inner)
-    return packed._replace(native=NativeModel(model, layers, room))
+    return packed._replace(native=NativeModel(model, layers))
 
 
 def through(
@@ -105,7 +104,7 @@ def through(
     by_row = np.repeat(prefixes, [group.rows.stop - group.rows.start for group in groups])
     tables = [adaptation.low_ranks for adaptation in adaptations if adaptation.low_ranks is not None]
     changed = np.logical_or.reduce([table["down"] != 0 for table in tables]) if tables else None
-    room = torch.empty(len(x) * model.room, dtype=x.dtype)
+    room = torch.empty(len(x) * model.seen.room, dtype=x.dtype)
     seen = _Batch(
         len(x), len(batch.starts) - 1, len(groups), batch.positions.data_ptr(), batch.starts.ctypes.data,
         starts.ctypes.data, sites.ctypes.data, low_ranks.ctypes.data, by_row.ctypes.data if by_row.any() else None,

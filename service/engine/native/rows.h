@@ -20,7 +20,8 @@ void normalise(const float* x, long n, const Norm& norm, float eps, Number* out)
   }
   const __m512 by = _mm512_set1_ps(1.f / std::sqrt(_mm512_reduce_add_ps(squares) / n + eps));
   for (long i = 0; i < n; i += 16)
-    store(out + i, _mm512_fmadd_ps(_mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), by), load(norm.gain + i), load(norm.shift + i)));
+    store(out + i, _mm512_fmadd_ps(_mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), by), load(norm.gain + i),
+                                   load(norm.shift + i)));
 }
 
 struct Embeddings {
