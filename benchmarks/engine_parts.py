@@ -1,0 +1,108 @@
+"""Where the time of a bare pass goes, and how fast this processor multiplies: ways of `engine_ours.py`.
+
+Parts are timed on their own, on the batches of the whole pass. Attention alone cannot be called; it is what a pass
+takes longer than one over the same tokens as rows of one token each. What none of the parts explains is the closing
+of sub-layers: the sum with what they read, the LayerNorm.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from peers.protocol import Batch, Way
+from service.adapters.methods import BARE
+from service.engine import native
+from service.engine.bank import bare_resident
+from service.engine.base_model import BaseModel
+from service.engine.encoder import Group, Stage, encode_stages
+from service.engine.engine import Engine, Row
+from service.engine.native import NativeLinear
+from service.engine.packing import pack
+from service.engine.stages import Asked, plan
+from service.engine.weights import Linear
+from service.tasks import TokenizedRow
+
+Product = tuple[int, int, int]  # tokens, inputs, outputs
+PARTS = ("planning", "embedding", "linear layers", "one-token rows", "heads")
+
+
+def parts(base: BaseModel, engine: Engine) -> dict[str, Way]:
+    """The parts of a bare pass by name."""
+    weights, bare = base.weights, bare_resident(base)
+    nothing = np.zeros((1, 1), dtype=np.float32)
+
+    def tokens(batch: Batch) -> list[TokenizedRow]:
+        return [TokenizedRow(ids, np.zeros_like(ids), truncated=False) for ids in batch]
+
+    def planning(batch: Batch) -> object:
+        plan([Asked(row, BARE, id(bare)) for row in tokens(batch)], base.dims.layers)
+        return nothing
+
+    def embedding(batch: Batch) -> object:
+        native.embed(weights.embeddings, pack(tokens(batch)), weights.norm_eps, weights.dtype)
+        return nothing
+
+    def linear_layers(batch: Batch) -> object:
+        narrow = torch.full((sum(map(len, batch)), base.dims.hidden), 0.5, dtype=weights.dtype)
+        for layer in weights.layers:
+            layer.qkv(narrow)
+            layer.attention_out(narrow)
+            layer.ffn_out(layer.ffn_in.activated(narrow, weights.activation))
+        return nothing
+
+    def one_token_rows(batch: Batch) -> object:
+        rows = [ids[None] for ids in chain.from_iterable(batch)]
+        packed = pack(tokens(rows))
+        everything = Group(slice(0, len(rows)), slice(0, len(rows)), BARE)
+        encode_stages(weights, [Stage(range(base.dims.layers), packed, [everything], None)])
+        return nothing
+
+    def heads(batch: Batch) -> object:
+        rows = [Row(row, bare) for row in tokens(batch)]
+        ends = np.cumsum([len(ids) for ids in batch]).tolist()
+        hidden = torch.zeros(ends[-1], base.dims.hidden, dtype=weights.dtype)
+        engine._native_heads(rows, hidden, list(zip([0, *ends], ends, strict=False)))
+        return nothing
+
+    found = (planning, embedding, linear_layers, one_token_rows, heads)
+    return {name: torch.inference_mode()(way) for name, way in zip(PARTS, found, strict=True)}
+
+
+def products(precision: str, shapes: Sequence[Product]) -> dict[str, Way]:
+    """One product of each shape, by our own kernels and by torch's; a batch is not looked at."""
+    ways: dict[str, Way] = {}
+    for tokens, k, n in shapes:
+        generator = torch.Generator().manual_seed(0)
+        weight, x = torch.randn(n, k, generator=generator), torch.randn(tokens, k, generator=generator)
+        for side, multiply in (("kernels", _ours), ("torch", _torchs)):
+            ways[f"{side} {tokens} × {k} × {n}"] = _way(multiply(precision, weight, x))
+    return ways
+
+
+def _ours(precision: str, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    linear, given = NativeLinear.of(Linear(weight, None), precision, dtype), x.to(dtype)
+    return lambda: linear(given)
+
+
+def _torchs(precision: str, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
+    if precision == "int8":
+        left, right = x.mul(20).to(torch.int8), weight.mul(20).to(torch.int8).t()
+        return lambda: torch._int_mm(left, right)
+    dtype = getattr(torch, precision)
+    laid, given = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), len(x)), x.to(dtype)
+    if precision == "float32":
+        return lambda: F.linear(x, weight)
+    return lambda: torch.ops.mkldnn._linear_pointwise(given, laid, None, "none", [], "none")
+
+
+def _way(multiply: Callable[[], Tensor]) -> Way:
+    def way(batch: Batch) -> object:
+        with torch.inference_mode():
+            return multiply()[:1, :1].float().numpy()
+
+    return way
