@@ -81,8 +81,9 @@ def asking(url: str, inputs: dict[str, Any]) -> Iterator[Load]:
 def variant(number: int) -> bytes:
     """A new adapter: the sentiment one with another description, so another file."""
     data = (STORE / "sentiment-1.safetensors").read_bytes()
-    manifest = read_header(data).manifest.model_copy(update={"description": f"copy {number}", "golden": []})
-    return write_adapter(manifest, read_tensors(data, torch.float32))
+    header = read_header(data)
+    manifest = header.manifest.model_copy(update={"description": f"copy {number}", "golden": []})
+    return write_adapter(manifest, read_tensors(data, header, torch.float32))
 
 
 def upload_and_ask(client: Client, number: int, uploaded: Uploaded) -> tuple[float, str | None]:

@@ -6,15 +6,13 @@ is judged by its header, before memory is taken for a single tensor.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from hashlib import sha256
+from itertools import groupby
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -25,12 +23,26 @@ from service.errors import BadAdapter
 MANIFEST_KEY = "rootstock"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 8 + MAX_HEADER_BYTES  # of a file's start: the header is in there
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Stored(NamedTuple):
+    """A tensor in a file."""
+
+    dtype: str  # a key of DTYPES
+    shape: Shape
+    start: int  # its bytes [start, end), counted from the header's end
+    end: int
 
 
 class Header(NamedTuple):
     manifest: Manifest
-    shapes: dict[str, Shape]
+    tensors: dict[str, Stored]
+    length: int  # bytes of the file before its tensors
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: stored.shape for name, stored in self.tensors.items()}
 
     @property
     def parameters(self) -> int:
@@ -63,14 +75,9 @@ def read_header(data: bytes, size: int | None = None) -> Header:
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get(MANIFEST_KEY), str):
         raise BadAdapter(f"the header has no manifest under __metadata__.{MANIFEST_KEY}")
-    shapes: dict[str, Shape] = {}
-    spans: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        shape, start, end = _check_entry(name, entry, payload)
-        shapes[name] = shape
-        spans.append((start, end, name))
-    _check_spans(spans, payload)
-    return Header(parse_manifest(metadata[MANIFEST_KEY]), shapes)
+    tensors = {name: _check_entry(name, entry, payload) for name, entry in header.items()}
+    _check_spans(tensors, payload)
+    return Header(parse_manifest(metadata[MANIFEST_KEY]), tensors, (len(data) if size is None else size) - payload)
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
@@ -85,25 +92,29 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> N
             raise BadAdapter(f"tensor {name} belongs to no part of this method and kind")
 
 
-def read_tensors(data: bytes, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors in `dtype`. Call after `read_header` and `check_shapes` have passed the file.
+def read_tensors(data: bytes, header: Header, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors in `dtype`, all of them in one piece of memory, of a file that has passed with this header.
 
     Raises:
         BadAdapter: a tensor holds NaN or infinity, or leaves the range of `dtype`.
     """
-    try:
-        stored = load_tensors(data)
-    except SafetensorError as error:
-        raise BadAdapter(f"not a readable safetensors file: {error}") from error
-    # One piece of memory for them all: adapters that come and go in hundreds of small ones leave holes behind.
-    sizes = [tensor.numel() for tensor in stored.values()]
-    block = torch.empty(sum(sizes), dtype=dtype)
-    tensors = {}
-    for name, part in zip(stored, torch.split(block, sizes), strict=True):
-        tensors[name] = part.view(stored[name].shape).copy_(stored[name])
-        if not torch.isfinite(part).all():
-            raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
-    return tensors
+    payload = bytearray(memoryview(data)[header.length :])  # a copy that torch may refer to
+    block = torch.empty(header.parameters, dtype=dtype)
+    order = sorted(header.tensors.items(), key=lambda item: item[1].start)
+    filled = 0
+    for kind, run in groupby(order, key=lambda item: item[1].dtype):
+        places = [stored for _, stored in run]
+        numbers = sum(prod(stored.shape) for stored in places)
+        if numbers:
+            of_run = memoryview(payload)[places[0].start : places[-1].end]
+            block[filled : filled + numbers] = torch.frombuffer(of_run, dtype=DTYPES[kind])
+        filled += numbers
+    parts = torch.split(block, [prod(stored.shape) for _, stored in order])
+    if not torch.isfinite(block.sum()):  # quick, and never wrongly finite; numbers near the largest may add up to more
+        for (name, _), part in zip(order, parts, strict=True):
+            if not torch.isfinite(part).all():
+                raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
+    return {name: part.view(stored.shape) for (name, stored), part in zip(order, parts, strict=True)}
 
 
 def _parse_header(data: bytes, size: int) -> tuple[dict[str, Any], int]:
@@ -133,13 +144,13 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_entry(name: str, entry: Any, payload: int) -> tuple[Shape, int, int]:
+def _check_entry(name: str, entry: Any, payload: int) -> Stored:
     """One tensor's claims: a known dtype, a sane shape, and a span of just that size inside the file."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise BadAdapter(f"tensor {name}: the header entry needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise BadAdapter(f"tensor {name} has dtype {dtype}; accepted are {', '.join(ITEM_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise BadAdapter(f"tensor {name} has dtype {dtype}; accepted are {', '.join(DTYPES)}")
     if not _naturals(shape):
         raise BadAdapter(f"tensor {name}: shape {shape} is not a list of at most four whole numbers")
     if not _naturals(offsets) or len(offsets) != 2:
@@ -147,10 +158,10 @@ def _check_entry(name: str, entry: Any, payload: int) -> tuple[Shape, int, int]:
     start, end = offsets
     if not start <= end <= payload:
         raise BadAdapter(f"tensor {name} lies at bytes {start} to {end}, but the file holds {payload}: it is cut short")
-    needed = math.prod(shape) * ITEM_BYTES[dtype]
+    needed = prod(shape) * DTYPES[dtype].itemsize
     if end - start != needed:
         raise BadAdapter(f"tensor {name} {shape} of {dtype} needs {needed} bytes, its span has {end - start}")
-    return tuple(shape), start, end
+    return Stored(dtype, tuple(shape), start, end)
 
 
 def _naturals(value: Any) -> bool:
@@ -160,10 +171,10 @@ def _naturals(value: Any) -> bool:
     )
 
 
-def _check_spans(spans: list[tuple[int, int, str]], payload: int) -> None:
+def _check_spans(tensors: Mapping[str, Stored], payload: int) -> None:
     """The tensors fill the rest of the file: no overlap, no gap, nothing after the last."""
     position = 0
-    for start, end, name in sorted(spans):
+    for start, end, name in sorted((stored.start, stored.end, name) for name, stored in tensors.items()):
         if start != position:
             raise BadAdapter(
                 f"tensor {name} starts at byte {start}, expected {position}: tensors overlap or leave a gap"

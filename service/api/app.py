@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 
 from service import __version__
 from service.api import adapters, operations, predict, problems
 from service.api.services import Services, build_services
+from service.engine import native
 from service.engine.base_model import BaseModel
 from service.settings import Settings
 
@@ -40,10 +41,11 @@ def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
-    services.runner.start()
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(services.runner.stop)
-        services.changes.shutdown()
-        services.registry.close()
+    with native.taken_threads() if services.base.weights.native is not None else nullcontext():
+        services.runner.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(services.runner.stop)
+            services.changes.shutdown()
+            services.registry.close()

@@ -51,7 +51,7 @@ def _whole(data: bytes) -> Any:
 
     header = read_header(data)
     check_shapes(header.shapes, expected_shapes(header.manifest, header.manifest.base.dims))
-    read_tensors(data, torch.float32)
+    read_tensors(data, header, torch.float32)
     return header
 
 

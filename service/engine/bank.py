@@ -52,9 +52,8 @@ def load_resident(base: BaseModel, data: bytes, version: int) -> Resident:
     Raises:
         BadAdapter: naming the field or tensor that is wrong.
     """
-    manifest = fitting_header(base, data, len(data)).manifest
-    tensors = read_tensors(data, torch.float32)
-    return make_resident(base, manifest, tensors, version, digest(data))
+    header = fitting_header(base, data, len(data))
+    return make_resident(base, header.manifest, read_tensors(data, header, torch.float32), version, digest(data))
 
 
 def fitting_header(base: BaseModel, head: bytes, size: int) -> Header:

@@ -1,6 +1,7 @@
 """An adapter packed for the kernels: one block of memory, and tables of where in it each layer's parts begin."""
 
 from collections.abc import Iterator
+from ctypes import memmove
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -92,22 +93,20 @@ class _Parts:
         self._waiting: list[tuple[Any, str, Tensor, bool]] = []  # (record, its field, what to hold, whether packed)
 
     def add(self, record: Any, name: str, tensor: Tensor, packed: bool = False) -> None:
-        self._waiting.append((record, name, tensor, packed))
+        self._waiting.append((record, name, tensor.contiguous(), packed))
 
     def lay_down(self) -> Tensor:
         """The block; every record's field is then the address of its piece."""
-        offsets = np.cumsum([0, *self._sizes()])
-        memory = torch.empty(int(offsets[-1]) + LINE, dtype=torch.uint8)
-        start = -memory.data_ptr() % LINE
-        for (record, name, tensor, packed), offset in zip(self._waiting, offsets, strict=False):
-            piece = memory[start + offset :]
+        sizes = list(self._sizes())
+        memory = torch.empty(sum(sizes) + LINE, dtype=torch.uint8)
+        address = -(-memory.data_ptr() // LINE) * LINE
+        for (record, name, tensor, packed), size in zip(self._waiting, sizes, strict=True):
             if packed:
-                room = piece[: packed_numbers(*tensor.shape) * tensor.itemsize].view(tensor.dtype)
-                pack(tensor, room)
+                pack(tensor, address)
             else:
-                room = piece[: tensor.nbytes].view(tensor.dtype)
-                room.copy_(tensor.flatten())
-            record[name] = room.data_ptr()
+                memmove(address, tensor.data_ptr(), tensor.nbytes)
+            record[name] = address
+            address += size
         return memory
 
     def _sizes(self) -> Iterator[int]:
@@ -119,8 +118,8 @@ class _Parts:
 def _put_bottleneck(parts: _Parts, record: Any, block: Bottleneck) -> None:
     width = _whole(len(block.down))
     parts.add(record, "down", block.down, packed=True)
-    parts.add(record, "up", F.pad(block.up, (0, width - len(block.down))), packed=True)
-    parts.add(record, "down_bias", F.pad(block.down_bias.float(), (0, width - len(block.down))))
+    parts.add(record, "up", _wider(block.up, width), packed=True)
+    parts.add(record, "down_bias", _wider(block.down_bias.float(), width))
     parts.add(record, "up_bias", block.up_bias.float())
     record["width"] = width
     record["activation"] = ACTIVATIONS.index(block.activation)
@@ -135,7 +134,7 @@ def _put_norm(parts: _Parts, record: Any, norm: Norm) -> None:
 def _put_low_rank(parts: _Parts, record: Any, part: LowRank) -> None:
     rank = _whole(len(part.down))
     parts.add(record, "down", part.down, packed=True)
-    parts.add(record, "up", F.pad(part.up, (0, rank - len(part.down))), packed=True)
+    parts.add(record, "up", _wider(part.up, rank), packed=True)
     record["rank"], record["out"] = rank, len(part.up)
 
 
@@ -147,3 +146,9 @@ def _put_prefix(parts: _Parts, record: Any, prefix: Prefix) -> None:
 
 def _whole(n: int) -> int:
     return -(-n // LANES) * LANES
+
+
+def _wider(tensor: Tensor, width: int) -> Tensor:
+    """With zeros behind, up to `width` numbers in a row."""
+    missing = width - tensor.shape[-1]
+    return F.pad(tensor, (0, missing)) if missing else tensor

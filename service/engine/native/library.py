@@ -4,7 +4,8 @@ They are built with the package where there is a C++ compiler (`pyproject.toml`)
 processor, everything runs in torch's operators, with the same answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ctypes import CDLL, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -40,11 +41,31 @@ def available(precision: str) -> bool:
 
 
 def call(function: str, *arguments: Any) -> None:
-    """Runs a kernel on as many threads as torch computes with; others may run Python meanwhile."""
+    """Runs a kernel on its threads; others may run Python meanwhile."""
     library = _library()
     assert library is not None
-    library.rootstock_use(torch.get_num_threads())
+    library.rootstock_use(_own_threads or torch.get_num_threads())
     getattr(library, f"rootstock_{function}")(*arguments)
+
+
+_own_threads: int | None = None  # None: as many as torch's operators have
+
+
+@contextmanager
+def taken_threads() -> Iterator[None]:
+    """Meanwhile the kernels keep as many threads as torch has now, and torch's operators one.
+
+    For a process that serves: what torch has left to do there, as reading an adapter, is too little for a second.
+    """
+    global _own_threads
+    before = torch.get_num_threads()
+    _own_threads = before
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _own_threads = None
+        torch.set_num_threads(before)
 
 
 def packed_numbers(n: int, k: int) -> int:
@@ -52,11 +73,10 @@ def packed_numbers(n: int, k: int) -> int:
     return -(-n // LANES) * LANES * k
 
 
-def pack(weight: Tensor, out: Tensor) -> None:
-    """Packs [n, k] of float32, bfloat16 or int8 into `packed_numbers(n, k)` of the same; k is a multiple of 4."""
+def pack(weight: Tensor, address: int) -> None:
+    """Packs [n, k] to `packed_numbers(n, k)` numbers of the same dtype at an address; k is a multiple of 4."""
     n, k = weight.shape
-    assert out.numel() == packed_numbers(n, k)
-    call("pack", weight.contiguous().data_ptr(), n, k, weight.itemsize, out.data_ptr())
+    call("pack", weight.data_ptr(), n, k, weight.itemsize, address)
 
 
 def _capabilities() -> Mapping[str, Any]:

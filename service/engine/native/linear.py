@@ -45,7 +45,7 @@ class NativeLinear(NamedTuple):
         else:
             weight = weight.to(dtype)
         packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)
-        pack(weight, packed)
+        pack(weight.contiguous(), packed.data_ptr())
         addresses = (tensor.data_ptr() if tensor is not None else None for tensor in (packed, bias, scale, total))
         n, k = weight.shape
         return cls(packed, bias, scale, total, (n, k), dtype, SeenLinear(*addresses, n, k))
