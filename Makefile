@@ -40,7 +40,7 @@ lint: .venv/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Memory with 500 resident adapters, uploads under load. Minutes; writes benchmarks/results/.
+# Memory with 1,000 resident adapters, uploads under load. Minutes; writes benchmarks/results/.
 bench: .venv/ready
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/upload_under_load.py

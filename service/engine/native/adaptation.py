@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from ctypes import memmove
 from dataclasses import dataclass, field
 from functools import cached_property
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,6 +29,7 @@ LOW_RANK = np.dtype(
 )
 PREFIX = np.dtype([("keys", np.uint64), ("values", np.uint64), ("length", np.int64)])
 Table = NDArray[Any]
+Memory = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class NativeAdaptation:
     sites: Table | None  # [layers, places] of SITE; None: no bottlenecks, no norms
     low_ranks: Table | None  # [layers, targets] of LOW_RANK
     prefixes: Table | None  # [layers] of PREFIX
-    memory: Tensor = field(repr=False)
+    memory: Memory = field(repr=False)
 
     @cached_property
     def addresses(self) -> tuple[int, int, int]:
@@ -55,7 +56,7 @@ class NativeAdaptation:
         return self.memory.nbytes + sum(table.nbytes for table in tables if table is not None)
 
 
-NOTHING = NativeAdaptation(None, 0, None, None, None, torch.empty(0))
+NOTHING = NativeAdaptation(None, 0, None, None, None, np.empty(0, dtype=np.uint8))
 
 
 def packed_adaptation(adaptation: Adaptation, dims: Dims) -> NativeAdaptation:
@@ -95,11 +96,12 @@ class _Parts:
     def add(self, record: Any, name: str, tensor: Tensor, packed: bool = False) -> None:
         self._waiting.append((record, name, tensor.contiguous(), packed))
 
-    def lay_down(self) -> Tensor:
+    def lay_down(self) -> Memory:
         """The block; every record's field is then the address of its piece."""
         sizes = list(self._sizes())
-        memory = torch.empty(sum(sizes) + LINE, dtype=torch.uint8)
-        address = -(-memory.data_ptr() // LINE) * LINE
+        # From the system itself, and given back to it: among what lives shortly, large blocks would leave holes behind.
+        memory = np.frombuffer(mmap(-1, max(1, sum(sizes)), MAP_PRIVATE | MAP_ANONYMOUS), dtype=np.uint8)
+        address = memory.ctypes.data
         for (record, name, tensor, packed), size in zip(self._waiting, sizes, strict=True):
             if packed:
                 pack(tensor, address)
