@@ -1,6 +1,6 @@
 """Mixed equals alone: whatever shares the batch, each row gets what it would get by itself, by one pass of the base."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from service.engine.engine import Engine, Row
 from service.engine.weights import Weights
 from service.tasks import Floats, Given, read_for
 from tests.tiny import KINDS, METHODS, alone, make_resident, random_row
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LABELS = [f"label {number}" for number in range(17)]
 COMBINATIONS: list[tuple[KindName, AnyMethod]] = [(kind, method) for kind in KINDS for method in METHODS.values()]
@@ -42,15 +44,6 @@ def make_tasks(base: BaseModel) -> list[Resident]:
     ]
     tasks += [make_resident(base, seed=seed, method=Houlsby(bottleneck=4)) for seed in (1001, 1002)]
     return [*tasks, bare_resident(base)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A second has nothing to win on so small a base, and waits long where others are at work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

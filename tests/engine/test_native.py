@@ -28,21 +28,13 @@ from tests.engine.test_engine import TASKS, make_tasks
 from tests.layouts import load_in, without_kernels
 from tests.tiny import METHODS, make_manifest, make_tensors, random_row
 
-pytestmark = without_kernels
+pytestmark = [without_kernels, pytest.mark.usefixtures("one_thread")]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HERE = [name for name in DTYPES if native.available(name)]
 
 sixteens = st.integers(1, 14).map(lambda n: 16 * n)
 tokens = st.integers(1, 120)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

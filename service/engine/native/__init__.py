@@ -1,7 +1,7 @@
 """Our own kernels for processors with AVX-512: packed linear layers, and all adapters of a batch in one call."""
 
 from service.engine.native.adaptation import NativeAdaptation, packed_adaptation
-from service.engine.native.library import available, taken_threads
+from service.engine.native.binding import available, taken_threads
 from service.engine.native.linear import NativeLinear
 from service.engine.native.model import fits, packed_weights, through
 from service.engine.native.rows import embed, heads

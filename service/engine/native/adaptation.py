@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.adapters.methods import PLACES, TARGETS, Adaptation, Dims
 from service.adapters.methods.adaptation import Bottleneck, LowRank, Norm, Prefix
-from service.engine.native.library import LANES, pack, packed_numbers
+from service.engine.native.binding import LANES, pack, packed_numbers
 from service.engine.native.linear import ACTIVATIONS
 
 LINE = 64  # bytes: what each part begins at a multiple of

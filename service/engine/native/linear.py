@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from service.engine.native.library import NAMES, call, pack, packed_numbers
+from service.engine.native.binding import NAMES, call, pack, packed_numbers
 from service.engine.weights import Activation, AnyLinear
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel's number for it is its place

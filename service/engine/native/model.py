@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.adapters.methods import Norm
 from service.engine.native.adaptation import NOTHING, NativeAdaptation
-from service.engine.native.library import LANES, NAMES, call
+from service.engine.native.binding import LANES, NAMES, call
 from service.engine.native.linear import ACTIVATIONS, NativeLinear, SeenLinear
 from service.engine.packing import Packed
 from service.engine.weights import Layer, Weights

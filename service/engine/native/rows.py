@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.native.library import NAMES, call
+from service.engine.native.binding import NAMES, call
 from service.engine.packing import Packed
 from service.engine.weights import Embeddings
 
