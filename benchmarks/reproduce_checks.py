@@ -80,7 +80,7 @@ def ablation(base: BaseModel, dataset: DataSet, paths: Sequence[Path], data: Pat
 
 def without(base: BaseModel, adapter: bytes, removed: range) -> bytes:
     """The adapter file with nothing left of the layers `removed` but the base's own."""
-    manifest, tensors = read_header(adapter).manifest, read_tensors(adapter, read_header(adapter), torch.float32)
+    manifest, tensors = read_header(adapter).manifest, read_tensors(adapter, read_header(adapter))
     assert isinstance(manifest.method, Houlsby)
     kept = tuple(layer for layer in manifest.method.numbers(base.dims) if layer not in removed)
     method = manifest.method.model_copy(update={"layers": kept})

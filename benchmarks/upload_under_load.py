@@ -23,8 +23,6 @@ from threading import Event
 from time import monotonic, perf_counter
 from typing import Any
 
-import torch
-
 from service.adapters.file import digest, read_header, read_tensors, write_adapter
 from service.client import Client
 from service.errors import RootstockError
@@ -83,7 +81,7 @@ def variant(number: int) -> bytes:
     data = (STORE / "sentiment-1.safetensors").read_bytes()
     header = read_header(data)
     manifest = header.manifest.model_copy(update={"description": f"copy {number}", "golden": []})
-    return write_adapter(manifest, read_tensors(data, header, torch.float32))
+    return write_adapter(manifest, read_tensors(data, header))
 
 
 def upload_and_ask(client: Client, number: int, uploaded: Uploaded) -> tuple[float, str | None]:

@@ -6,7 +6,7 @@ is judged by its header, before memory is taken for a single tensor.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import groupby
 from math import prod
@@ -50,7 +50,7 @@ class Header(NamedTuple):
         return sum(prod(shape) for shape in self.shapes.values())
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """The name of a file's content: SHA-256, hexadecimal."""
     return sha256(data).hexdigest()
 
@@ -61,7 +61,7 @@ def write_adapter(manifest: Manifest, tensors: Mapping[str, Tensor], dtype: torc
     return save_tensors(stored, metadata={MANIFEST_KEY: manifest.model_dump_json(exclude_none=True)})
 
 
-def read_header(data: bytes, size: int | None = None) -> Header:
+def read_header(data: bytes | memoryview, size: int | None = None) -> Header:
     """Checks the header against the file's true size, and reads the manifest.
 
     Args:
@@ -92,32 +92,39 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> N
             raise BadAdapter(f"tensor {name} belongs to no part of this method and kind")
 
 
-def read_tensors(data: bytes, header: Header, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors in `dtype`, all of them in one piece of memory, of a file that has passed with this header.
+def read_tensors(data: bytes | memoryview, header: Header) -> dict[str, Tensor]:
+    """The tensors as they are stored, of a file that has passed with this header.
+
+    They lie in `data` itself where that can be written to, otherwise in a copy.
 
     Raises:
-        BadAdapter: a tensor holds NaN or infinity, or leaves the range of `dtype`.
+        BadAdapter: a tensor holds NaN or infinity.
     """
-    payload = bytearray(memoryview(data)[header.length :])  # a copy that torch may refer to
-    block = torch.empty(header.parameters, dtype=dtype)
+    payload = memoryview(data)[header.length :]
+    if payload.readonly:
+        payload = memoryview(bytearray(payload))  # torch refers to none that is
+    tensors: dict[str, Tensor] = {}
     order = sorted(header.tensors.items(), key=lambda item: item[1].start)
-    filled = 0
     for kind, run in groupby(order, key=lambda item: item[1].dtype):
-        places = [stored for _, stored in run]
-        numbers = sum(prod(stored.shape) for stored in places)
-        if numbers:
-            of_run = memoryview(payload)[places[0].start : places[-1].end]
-            block[filled : filled + numbers] = torch.frombuffer(of_run, dtype=DTYPES[kind])
-        filled += numbers
-    parts = torch.split(block, [prod(stored.shape) for _, stored in order])
-    if not torch.isfinite(block.sum()):  # quick, and never wrongly finite; numbers near the largest may add up to more
-        for (name, _), part in zip(order, parts, strict=True):
-            if not torch.isfinite(part).all():
-                raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
-    return {name: part.view(stored.shape) for (name, stored), part in zip(order, parts, strict=True)}
+        places = dict(run)
+        block = _numbers(payload, list(places.values()), DTYPES[kind])
+        parts = dict(zip(places, torch.split(block, [prod(place.shape) for place in places.values()]), strict=True))
+        # Quick, and never wrongly finite; numbers near the largest may add up to more.
+        if not torch.isfinite(block.sum()):
+            for name, part in parts.items():
+                if not torch.isfinite(part).all():
+                    raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
+        tensors |= {name: part.view(places[name].shape) for name, part in parts.items()}
+    return tensors
 
 
-def _parse_header(data: bytes, size: int) -> tuple[dict[str, Any], int]:
+def _numbers(payload: memoryview, places: Sequence[Stored], dtype: torch.dtype) -> Tensor:
+    """Neighbouring tensors as one."""
+    span = payload[places[0].start : places[-1].end]
+    return torch.frombuffer(span, dtype=dtype) if span else torch.empty(0, dtype=dtype)
+
+
+def _parse_header(data: bytes | memoryview, size: int) -> tuple[dict[str, Any], int]:
     """The header as a dict, and how many bytes of tensors follow it."""
     if size < 8:
         raise BadAdapter(f"the file has {size} bytes, too few for a safetensors header")
@@ -127,7 +134,7 @@ def _parse_header(data: bytes, size: int) -> tuple[dict[str, Any], int]:
     if length > size - 8:
         raise BadAdapter(f"the header claims {length} bytes, but only {size - 8} follow: the file is cut short")
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_doubles)
+        header = json.loads(bytes(data[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_no_doubles)
     except (ValueError, RecursionError) as error:
         raise BadAdapter(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):

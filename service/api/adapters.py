@@ -12,7 +12,7 @@ from service.api.problems import documented
 from service.api.schemas import ActivateRequest, AdapterAnswer, TaskAnswer, VersionAnswer
 from service.api.services import Services, ServicesHere
 from service.errors import Overloaded, RootstockError, UnknownTask
-from service.registry.registry import Task, Version
+from service.registry.versions import Task, Version
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import torch
 
 from service.adapters.file import Header, check_shapes, digest, read_header, read_tensors
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
-from service.adapters.methods import BARE, Adaptation, Head, Tensors
+from service.adapters.methods import BARE, Adaptation, AnyMethod, Head, Tensors
 from service.engine.base_model import BaseModel
 from service.engine.native import NativeAdaptation, packed_adaptation
 from service.errors import BadAdapter
@@ -46,17 +46,16 @@ class Resident:
         return self.head["head.weight"].data_ptr(), self.head["head.bias"].data_ptr()
 
 
-def load_resident(base: BaseModel, data: bytes, version: int) -> Resident:
+def load_resident(base: BaseModel, data: bytes | memoryview, version: int) -> Resident:
     """Validates an adapter file for this base, header first, and arranges it for the engine.
 
     Raises:
         BadAdapter: naming the field or tensor that is wrong.
     """
-    header = fitting_header(base, data, len(data))
-    return make_resident(base, header.manifest, read_tensors(data, header, torch.float32), version, digest(data))
+    return make_resident(base, fitting_header(base, data, len(data)), data, version, digest(data))
 
 
-def fitting_header(base: BaseModel, head: bytes, size: int) -> Header:
+def fitting_header(base: BaseModel, head: bytes | memoryview, size: int) -> Header:
     """What a file of `size` bytes says of itself, if by its header it fits this base.
 
     Args:
@@ -71,13 +70,19 @@ def fitting_header(base: BaseModel, head: bytes, size: int) -> Header:
     return header
 
 
-def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version: int, content: str) -> Resident:
-    """Arranges tensors that are known to be right."""
-    method = {name: tensors[name] for name in manifest.method.shapes(base.dims)}
-    # Copies, because a view would keep the whole file's block in memory.
-    head = {name: tensor.clone() for name, tensor in tensors.items() if name not in method}
-    adapted = manifest.method.adapt(base.dims, method, base.weights.dtype)
-    adaptation = packed_adaptation(adapted, base.dims) if base.weights.native is not None else adapted
+def make_resident(base: BaseModel, header: Header, data: bytes | memoryview, version: int, content: str) -> Resident:
+    """Arranges the tensors of a file that has passed with this header. Nothing of what comes out refers to `data`.
+
+    Args:
+        content: the file's digest.
+
+    Raises:
+        BadAdapter: a tensor holds NaN or infinity.
+    """
+    manifest, tensors = header.manifest, read_tensors(data, header)
+    method = {name: tensors.pop(name) for name in manifest.method.shapes(base.dims)}
+    head = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    adaptation = _arranged(base, manifest.method, method)
     return Resident(
         manifest=manifest,
         version=version,
@@ -85,9 +90,18 @@ def make_resident(base: BaseModel, manifest: Manifest, tensors: Tensors, version
         kind=kind_of(manifest),
         adaptation=adaptation,
         head=head,
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        parameters=header.parameters,
         bytes=adaptation.nbytes + sum(tensor.nbytes for tensor in head.values()),
     )
+
+
+def _arranged(base: BaseModel, method: AnyMethod, tensors: Tensors) -> AnyAdaptation:
+    weights = base.weights
+    if weights.native is not None:
+        adapted = method.adapt(base.dims, tensors, dtype=None)
+        return packed_adaptation(adapted, base.dims, weights.dtype, weights.native.blocks)
+    own = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    return method.adapt(base.dims, own, weights.dtype)
 
 
 def bare_resident(base: BaseModel) -> Resident:

@@ -3,58 +3,32 @@
 import logging
 import re
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from threading import Lock
 
-from service.adapters.manifest import TASK_NAME, TASK_NAME_WORDS, Manifest
-from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, fitting_header, load_resident
+from service.adapters.file import Header
+from service.adapters.manifest import TASK_NAME, TASK_NAME_WORDS
+from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
+from service.registry.loader import Loader, refused
 from service.registry.store import FolderStore, State
-
-LOADERS = 2  # files read into memory at once
+from service.registry.versions import Task, Version
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Version:
-    """One file of the store. `manifest` is None where the file is refused, `problem` says why.
-
-    Of a version that is not active, the tensors are judged when it is asked for.
-    """
-
-    number: int
-    digest: str
-    bytes: int
-    manifest: Manifest | None
-    parameters: int = 0  # |v|
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """Immutable: readers take the one that stands, a change puts another in its place."""
-
-    name: str
-    versions: dict[int, Version] = field(default_factory=dict)
-    active: int | None = None
-    last: int = 0  # the highest number ever given; numbers are never used twice
-
-
 class Registry:
     def __init__(self, base: BaseModel, store: FolderStore, bank: Bank, metrics: Metrics) -> None:
-        self._base = base
         self._store = store
+        self._loader = Loader(base, store)
         self._bank = bank
         self._bare = bare_resident(base)
         self._tasks: dict[str, Task] = {}
         self._changing = Lock()  # one change at a time; reads take no lock
-        self._loading: dict[tuple[str, int], Future[Resident]] = {}
-        self._loader = ThreadPoolExecutor(LOADERS, "loader")
-        self._lock = Lock()  # guards `_loading`
         metrics.resident_adapters.set_function(lambda: len(list(bank)))
         metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
@@ -118,12 +92,8 @@ class Registry:
         Raises:
             UnknownTask, UnknownVersion, BadAdapter
         """
-        found = self._version(self.task(name), version)
-        with self._lock:
-            future = self._loading.get((name, found.number))
-            if future is None:
-                future = self._loading[name, found.number] = self._loader.submit(self._load, name, found.number)
-        return future
+        number = self._version(self.task(name), version).number
+        return self._loader.begin(name, number, partial(self._load, name, number))
 
     def ready(self, name: str, version: int | None = None) -> Resident | None:
         """As `resident`, from memory alone: None where a file would have to be read.
@@ -144,7 +114,7 @@ class Registry:
             UnknownTask, UnknownVersion, BadAdapter
         """
         if name == BARE_TASK:
-            return Version(0, self._bare.digest, 0, self._bare.manifest)
+            return Version(0, self._bare.digest, 0, Header(self._bare.manifest, {}, 0))
         return self._version(self.task(name), None)
 
     def holds(self, name: str, number: int) -> bool:
@@ -169,11 +139,11 @@ class Registry:
             raise Conflict(f"task {name} is answered by the bare base and takes no adapter")
         with self._changing:
             task = self._tasks.get(name, Task(name))
-            resident = load_resident(self._base, data, task.last + 1)
+            judged, resident = self._loader.judge(data, task.last + 1)
             good = (version for version in task.versions.values() if version.problem is None)
-            known = next((version for version in good if version.digest == resident.digest), None)
+            known = next((version for version in good if version.digest == judged.digest), None)
             if known is None:
-                return self._keep(task, data, resident, activate), True
+                return self._keep(task, data, judged, resident, activate), True
             if activate:
                 self._activate(task, known)
             return known, False
@@ -243,26 +213,21 @@ class Registry:
     def _load(self, name: str, number: int) -> Resident:
         """Takes a version of the store into memory; the tensors of one that was not served are judged only here."""
         try:
-            resident = load_resident(self._base, self._store.read(name, number), number)
-            active = self.task(name).active == number
-            (self._bank.serve if active else self._bank.keep)(name, resident)
-            if number not in self.task(name).versions:  # deleted while it was read
-                self._bank.drop(name, number)
-            return resident
+            resident = self._loader.load(name, self._version(self.task(name), number))
         except BadAdapter as error:
-            log.error("task %s version %d is not served: %s", name, number, error.detail)
             with self._changing:
                 self._refuse(name, number, error.detail)
             raise
-        finally:
-            with self._lock:
-                del self._loading[name, number]
+        active = self.task(name).active == number
+        (self._bank.serve if active else self._bank.keep)(name, resident)
+        if number not in self.task(name).versions:  # deleted while it was read
+            self._bank.drop(name, number)
+        return resident
 
     def _refuse(self, name: str, number: int, problem: str) -> None:
         task = self._tasks.get(name)
         if task is not None and number in task.versions:
-            refused = replace(task.versions[number], manifest=None, problem=problem)
-            self._put(replace(task, versions={**task.versions, number: refused}))
+            self._put(task.having(refused(name, task.versions[number], problem)))
 
     def _examine_all(self, name: str, numbers: list[int], state: State) -> Task:
         """A task as its files and its state tell it: the state may name a version that is not there."""
@@ -272,25 +237,18 @@ class Registry:
 
     def _unknown_state(self, name: str, numbers: list[int], problem: str) -> Task:
         """Files of which nobody knows which one was active."""
-        found = {number: self._examine(name, number, active=False) for number in numbers}
-        refused = {number: replace(version, manifest=None, problem=problem) for number, version in found.items()}
-        return Task(name, refused, last=max(numbers, default=0))
+        found = {number: self._examine(name, number, active=False).refused(problem) for number in numbers}
+        return Task(name, found, last=max(numbers, default=0))
 
     def _examine(self, name: str, number: int, active: bool) -> Version:
         """Judges one file of the store, and takes it into memory if it is to be served."""
-        content, size = "", 0
-        try:
-            content, size, head = self._store.look(name, number)
-            header = fitting_header(self._base, head, size)
-            if active and not self._bank.full:
-                self._bank.serve(name, load_resident(self._base, self._store.read(name, number), number))
-            return Version(number, content, size, header.manifest, header.parameters)
-        except UnknownVersion:
-            problem = "its file is missing"
-        except (BadAdapter, BadStore) as error:
-            problem = error.detail
-        log.error("task %s version %d is not served: %s", name, number, problem)
-        return Version(number, content, size, None, problem=problem)
+        version = self._loader.examine(name, number)
+        if active and version.problem is None and not self._bank.full:
+            try:
+                self._bank.serve(name, self._loader.load(name, version))
+            except (BadAdapter, BadStore) as error:
+                return refused(name, version, error.detail)
+        return version
 
     def _version(self, task: Task, number: int | None) -> Version:
         wanted = task.active if number is None else number
@@ -308,40 +266,38 @@ class Registry:
         active = task.versions.get(task.active) if task.active is not None else None
         return active is not None and active.problem is None
 
-    def _keep(self, task: Task, data: bytes, resident: Resident, activate: bool) -> Version:
+    def _keep(self, task: Task, data: bytes, judged: Version, resident: Resident, activate: bool) -> Version:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
         # Without a state the new file, being the highest, would be served from its first moment on the disk.
         self._store.write_state(task.name, State(active=task.active, last=task.last))
-        number = self._write(task.name, task.last + 1, data)
-        version = Version(number, resident.digest, len(data), resident.manifest, resident.parameters)
-        kept = replace(task, versions={**task.versions, number: version}, last=number)
+        version = self._write(task.name, judged, data)
+        kept = replace(task.having(version), last=version.number)
         try:
             if activate:
-                self._serve(kept, replace(resident, version=number))
+                self._serve(kept, replace(resident, version=version.number))
             else:
-                self._store.write_state(task.name, State(active=task.active, last=number))
+                self._store.write_state(task.name, State(active=task.active, last=version.number))
                 self._put(kept)
         except BadStore:
-            self._store.remove(task.name, number)
+            self._store.remove(task.name, version.number)
             raise
         return version
 
-    def _write(self, name: str, number: int, data: bytes) -> int:
-        """Writes a file under the first free number from this one on, and returns that."""
+    def _write(self, name: str, version: Version, data: bytes) -> Version:
+        """Writes a file under the first free number from the version's on, and returns it with that."""
         while True:
             try:
-                self._store.write(name, number, data)
-                return number
+                return replace(version, tag=self._store.write(name, version.number, data))
             except FileExistsError:
-                log.warning("task %s: version %d was put into the store by hand; taking the next", name, number)
-                number += 1
+                log.warning("task %s: version %d was put into the store by hand; taking the next", name, version.number)
+                version = replace(version, number=version.number + 1)
 
     def _activate(self, task: Task, version: Version) -> None:
         if version.number == task.active:
             return
         resident = self._bank.get(task.name, version.number)
         if resident is None:
-            resident = load_resident(self._base, self._store.read(task.name, version.number), version.number)
+            resident = self._loader.load(task.name, version)
         self._serve(task, resident)
 
     def _serve(self, task: Task, resident: Resident) -> None:

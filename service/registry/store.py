@@ -9,6 +9,7 @@ leaves the old state or the new one; a write or removal that fails leaves the ol
 a time: it holds a lock on `.lock`, which ends with its process however that ends.
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 ADAPTER_FILE = re.compile(r"(?P<task>[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)-(?P<version>[1-9][0-9]*)\.safetensors")
 TEMPORARY = ".writing-"
 LOCK = ".lock"
+MAX_BUFFER = 16 * 1024 * 1024  # bytes of one that is kept to be read into again
 
 
 class State(BaseModel):
@@ -50,6 +52,14 @@ class Look(NamedTuple):
     digest: str
     size: int  # bytes
     head: bytes  # its first `HEAD_BYTES`
+    tag: str  # another one whenever the file was changed
+
+
+class Content(NamedTuple):
+    """A whole file, for as long as it is being read."""
+
+    data: memoryview  # used for another file afterwards
+    tag: str
 
 
 class FolderStore:
@@ -61,6 +71,7 @@ class FolderStore:
         """
         self._folder = folder
         self._lock: finalize[[int], FolderStore] | None = None
+        self._buffers: list[bytearray] = []  # as many as were read into at once
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._take()
@@ -104,6 +115,25 @@ class FolderStore:
         with self._open(task, version) as file:
             return file.read()
 
+    @contextmanager
+    def reading(self, task: str, version: int) -> Iterator[Content]:
+        """A file's bytes, in memory that is used again: fresh pages would take longer to get than to fill.
+
+        Raises:
+            UnknownVersion, BadStore
+        """
+        with self._open(task, version) as file:
+            size = os.fstat(file.fileno()).st_size
+            buffer = self._buffers.pop() if self._buffers else bytearray()
+            if len(buffer) < size:
+                buffer = bytearray(size)
+            data = memoryview(buffer)[:size]
+            if file.readinto(data) != size:
+                raise OSError(errno.EIO, "the file has changed meanwhile")
+            yield Content(data, _tag(file))
+            if len(buffer) <= MAX_BUFFER:
+                self._buffers.append(buffer)
+
     def look(self, task: str, version: int) -> Look:
         """Looks at a file without taking it into memory.
 
@@ -114,10 +144,10 @@ class FolderStore:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
             file.seek(0)
-            return Look(content, size, file.read(HEAD_BYTES))
+            return Look(content, size, file.read(HEAD_BYTES), _tag(file))
 
-    def write(self, task: str, version: int, data: bytes) -> None:
-        """Adds a file.
+    def write(self, task: str, version: int, data: bytes) -> str:
+        """Adds a file, and returns its tag.
 
         Raises:
             FileExistsError: one of that name is there; it is left alone.
@@ -132,6 +162,8 @@ class FolderStore:
                 named.append(path)
                 temporary.unlink()
                 self._settle()
+                with path.open("rb") as file:
+                    return _tag(file)
             except OSError:
                 for name in named:
                     with suppress(OSError):
@@ -230,6 +262,11 @@ class FolderStore:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _tag(file: BufferedReader) -> str:
+    facts = os.fstat(file.fileno())
+    return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
 
 def _read_state(path: Path) -> State | BadStore:

@@ -36,7 +36,7 @@ def test_what_is_written_is_read_back(
     header = read_header(data)
     assert header.manifest == manifest
     assert header.shapes == shapes
-    assert _equal(read_tensors(data, read_header(data), torch.float32), tensors)
+    assert _equal(read_tensors(data, header), tensors)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,7 +49,7 @@ def test_every_kind_and_method_survives_its_file(tiny_base: BaseModel, kind: Kin
     assert header.manifest == manifest
     assert type(header.manifest.method) is type(method)
     check_shapes(header.shapes, expected_shapes(manifest, tiny_base.dims))
-    assert _equal(read_tensors(data, read_header(data), torch.float32), tensors)
+    assert _equal(read_tensors(data, header), tensors)
     assert load_resident(tiny_base, data, version=1).parameters == sum(tensor.numel() for tensor in tensors.values())
 
 
@@ -73,13 +73,14 @@ def test_of_every_kind_and_method_each_tensor_is_needed_in_its_shape(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_every_accepted_dtype_is_read_as_float32(tiny_base: BaseModel, dtype: torch.dtype) -> None:
+def test_every_accepted_dtype_is_read_as_it_is(tiny_base: BaseModel, dtype: torch.dtype) -> None:
     manifest = make_manifest(tiny_base)
     tensors = make_tensors(tiny_base, manifest)
     data = write_adapter(manifest, tensors, dtype)
     assert read_header(data).shapes == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    rounded = {name: tensor.to(dtype).float() for name, tensor in tensors.items()}
-    assert _equal(read_tensors(data, read_header(data), torch.float32), rounded)
+    found = read_tensors(data, read_header(data))
+    assert all(tensor.dtype == dtype for tensor in found.values())
+    assert _equal(found, {name: tensor.to(dtype) for name, tensor in tensors.items()})
 
 
 def test_equal_content_gives_equal_bytes_whatever_the_order(tiny_base: BaseModel) -> None:
@@ -96,17 +97,8 @@ def test_the_digest_names_the_content(tiny_base: BaseModel) -> None:
 
 def test_a_file_carries_little_beside_its_numbers(tiny_base: BaseModel) -> None:
     data = make_adapter(tiny_base, method=Houlsby(bottleneck=64))
-    numbers = sum(tensor.numel() for tensor in read_tensors(data, read_header(data), torch.float32).values())
+    numbers = sum(tensor.numel() for tensor in read_tensors(data, read_header(data)).values())
     assert len(data) - 2 * numbers < 8192
-
-
-def test_a_tensor_too_large_for_half_precision_is_refused_not_rounded_to_infinity(tiny_base: BaseModel) -> None:
-    manifest = make_manifest(tiny_base)
-    tensors = make_tensors(tiny_base, manifest) | {"head.bias": torch.tensor([1.0, 7e4])}
-    data = write_adapter(manifest, tensors, torch.float32)
-    read_tensors(data, read_header(data), torch.float32)
-    with pytest.raises(BadAdapter, match=r"head\.bias holds values that are not finite"):
-        read_tensors(data, read_header(data), torch.float16)
 
 
 def test_tensors_must_be_just_those_expected() -> None:
@@ -122,4 +114,6 @@ def test_tensors_must_be_just_those_expected() -> None:
 
 
 def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].float(), second[name].float()) for name in first
+    )

@@ -187,7 +187,12 @@ def _names(folder: Path) -> list[dict[str, str]]:
 def _assert_equal(base: BaseModel, rows: list[TokenizedRow], model: Any, adaptation: Adaptation = BARE) -> None:
     with torch.inference_mode():
         batch = pack(rows)
-        arranged = packed_adaptation(adaptation, base.dims) if base.weights.native is not None else adaptation
+        native = base.weights.native
+        arranged = (
+            adaptation
+            if native is None
+            else packed_adaptation(adaptation, base.dims, base.weights.dtype, native.blocks)
+        )
         found = encode(base.weights, batch, [Group(slice(0, len(rows)), slice(0, len(batch.ids)), arranged)])
         expected = torch.cat(list(_one_by_one(model, rows)))
     assert expected.std() > 0.1  # not so degenerate that anything would be equal

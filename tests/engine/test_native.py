@@ -20,6 +20,7 @@ from service.engine.base_model import ACTIVATIONS, BaseModel, load_base
 from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
 from service.engine.native import NativeAdaptation, NativeLinear, packed_adaptation
+from service.engine.native.memory import Blocks
 from service.engine.packing import pack
 from service.engine.weights import Activation, Distances, Embeddings, Linear
 from service.errors import BadBase
@@ -127,7 +128,9 @@ def test_attention_is_torchs(
     plain = tiny_base.weights._replace(heads=heads, layers=layers, embeddings=_longer(tiny_base.weights.embeddings))
     adaptations = [_prefixed(heads, prefix, random) for _, prefix in rows]
     groups = list(_groups(batch.starts.tolist(), adaptations))
-    packed = [group._replace(adaptation=packed_adaptation(group.adaptation, plain.dims)) for group in groups]
+    packed = [
+        group._replace(adaptation=packed_adaptation(group.adaptation, plain.dims, dtype, Blocks())) for group in groups
+    ]
     name = "bfloat16" if dtype == torch.bfloat16 else "float32"
     with torch.inference_mode():
         expected = encode(plain.to(dtype), batch, groups)
@@ -212,7 +215,7 @@ def adapted(tiny_folder: Path) -> Callable[[str], tuple[BaseModel, Mapping[str, 
 
 def _adapted(base: BaseModel, method: AnyMethod) -> NativeAdaptation:
     v = make_tensors(base, make_manifest(base, kind="embedding", method=method), seed=3)
-    return packed_adaptation(method.adapt(base.dims, v, base.weights.dtype), base.dims)
+    return packed_adaptation(method.adapt(base.dims, v, None), base.dims, base.weights.dtype, Blocks())
 
 
 def _encode(base: BaseModel, rows: Sequence[tuple[TokenizedRow, NativeAdaptation]]) -> Tensor:
@@ -255,5 +258,39 @@ def test_int8_needs_the_kernels(tiny_folder: Path, monkeypatch: pytest.MonkeyPat
 def test_a_packed_adapter_takes_no_more_memory_than_its_numbers(name: str, real_base: BaseModel) -> None:
     for method in (Houlsby(), Lora(rank=16)):
         v = make_tensors(real_base, make_manifest(real_base, kind="embedding", method=method))
-        packed = packed_adaptation(method.adapt(real_base.dims, v, DTYPES[name]), real_base.dims)
+        packed = packed_adaptation(method.adapt(real_base.dims, v, None), real_base.dims, DTYPES[name], Blocks())
         assert packed.nbytes <= 1.03 * sum(tensor.numel() for tensor in v.values()) * DTYPES[name].itemsize
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("precision", HERE)
+def test_an_adapter_stored_in_any_dtype_is_the_adapter_of_those_numbers(
+    precision: str, stored: torch.dtype, tiny_folder: Path
+) -> None:
+    base = load_base(str(tiny_folder), precision, serving=True)
+    row = random_row(20)
+    for method in METHODS.values():
+        v = {
+            name: tensor.to(stored)
+            for name, tensor in make_tensors(base, make_manifest(base, kind="embedding", method=method), seed=3).items()
+        }
+        own = {name: tensor.float() for name, tensor in v.items()}
+        found, expected = (
+            packed_adaptation(method.adapt(base.dims, tensors, None), base.dims, base.weights.dtype, Blocks())
+            for tensors in (v, own)
+        )
+        assert torch.equal(_encode(base, [(row, found)]), _encode(base, [(row, expected)]))
+
+
+def test_memory_that_was_let_go_is_used_again_and_never_while_it_is_needed(tiny_base: BaseModel) -> None:
+    blocks = Blocks()
+    v = make_tensors(tiny_base, make_manifest(tiny_base, kind="embedding", method=Houlsby()))
+
+    def packed() -> NativeAdaptation:
+        return packed_adaptation(Houlsby().adapt(tiny_base.dims, v, None), tiny_base.dims, torch.float32, blocks)
+
+    kept = [packed() for _ in range(3)]
+    addresses = {one.memory.ctypes.data for one in kept}
+    assert len(addresses) == 3
+    del kept[1]
+    assert packed().memory.ctypes.data in addresses - {one.memory.ctypes.data for one in kept}

@@ -94,9 +94,9 @@ class DeadStore(FolderStore):
         if self.fails_from < 0:
             raise BadStore("the disk is gone")
 
-    def write(self, task: str, version: int, data: bytes) -> None:
+    def write(self, task: str, version: int, data: bytes) -> str:
         self._step()
-        super().write(task, version, data)
+        return super().write(task, version, data)
 
     def write_state(self, task: str, state: State) -> None:
         self._step()

@@ -1,6 +1,7 @@
 """Files that are refused leave no trace, and files found in the folder are judged one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from service.engine.bank import BARE_TASK, Bank
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter, BadInput, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
-from service.registry.registry import Registry, Version
-from service.registry.store import FolderStore
+from service.registry.registry import Registry
+from service.registry.store import Content, FolderStore
+from service.registry.versions import Version
 from tests.registry.disks import listing, served
 from tests.tiny import make_adapter, make_manifest, make_tensors
 
@@ -229,9 +231,11 @@ def test_a_start_reads_tensors_of_active_versions_only(
     read: list[tuple[str, int]] = []
 
     class WatchedStore(FolderStore):
-        def read(self, task: str, version: int) -> bytes:
+        @contextmanager
+        def reading(self, task: str, version: int) -> Iterator[Content]:
             read.append((task, version))
-            return super().read(task, version)
+            with super().reading(task, version) as content:
+                yield content
 
     for data in files[:3]:
         registry.upload("toy", data)

@@ -1,6 +1,7 @@
 """The registry: what was acknowledged is served, now and after a restart; numbers are never used twice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier, Event, Thread
 
@@ -14,7 +15,7 @@ from service.engine.engine import Engine, Row
 from service.errors import BadAdapter, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
 from service.registry.registry import Registry
-from service.registry.store import FolderStore
+from service.registry.store import Content, FolderStore
 from tests.registry.disks import FULL, listing, open_registry, served, trouble
 from tests.tiny import alone, random_row
 
@@ -174,10 +175,11 @@ def test_a_version_deleted_while_it_is_read_does_not_stay_in_memory(
     tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
 ) -> None:
     class SlowStore(FolderStore):
-        def read(self, task: str, version: int) -> bytes:
-            data = super().read(task, version)
-            registry.delete(task, version)
-            return data
+        @contextmanager
+        def reading(self, task: str, version: int) -> Iterator[Content]:
+            with super().reading(task, version) as content:
+                registry.delete(task, version)
+                yield content
 
     registry = Registry(tiny_base, SlowStore(tmp_path), Bank(), Metrics())
     registry.upload("toy", files[0], activate=False)
@@ -304,10 +306,12 @@ def test_a_file_is_read_once_however_many_wait(tiny_base: BaseModel, tmp_path: P
     opened = Event()
 
     class SlowStore(FolderStore):
-        def read(self, task: str, version: int) -> bytes:
+        @contextmanager
+        def reading(self, task: str, version: int) -> Iterator[Content]:
             reads.append(task)
             assert opened.wait(10)
-            return super().read(task, version)
+            with super().reading(task, version) as content:
+                yield content
 
     registry = Registry(tiny_base, SlowStore(tmp_path), Bank(), Metrics())
     registry.upload("toy", files[0], activate=False)
@@ -317,6 +321,20 @@ def test_a_file_is_read_once_however_many_wait(tiny_base: BaseModel, tmp_path: P
     assert len({id(future.result(10)) for future in futures}) == 1
     assert reads == ["toy"]
     assert registry.ready("toy", 1) is futures[0].result()
+
+
+def test_a_file_that_was_changed_is_judged_again(tiny_base: BaseModel, tmp_path: Path, files: list[bytes]) -> None:
+    before = open_registry(tiny_base, tmp_path)
+    before.upload("good", files[0])
+    before.upload("late", files[1])
+    registry = Registry(tiny_base, FolderStore(tmp_path), Bank(active=1), Metrics())
+    registry.open()
+    (tmp_path / "late-1.safetensors").write_bytes(files[2])
+    assert registry.resident("late").digest == digest(files[2])
+    registry.resident("good")  # now the other one has gone
+    (tmp_path / "late-1.safetensors").write_bytes(files[3][:-1])
+    with pytest.raises(BadAdapter, match="cut short"):
+        registry.resident("late")
 
 
 def test_a_file_that_turns_out_bad_when_it_is_needed_is_refused_from_then_on(

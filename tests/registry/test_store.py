@@ -99,7 +99,7 @@ def test_a_file_is_looked_at_by_its_head(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("service.registry.store.HEAD_BYTES", 3)
     store = FolderStore(tmp_path)
     store.write("toy", 1, b"content")
-    assert store.look("toy", 1) == (digest(b"content"), 7, b"con")
+    assert store.look("toy", 1)[:3] == (digest(b"content"), 7, b"con")
 
 
 def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:

@@ -45,10 +45,11 @@ class Method(Strict, ABC):
         """
 
     @abstractmethod
-    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
+    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype | None) -> Adaptation:
         """Arranges the tensors for the forward pass: what is multiplied in `dtype`, norms as they are.
 
-        Tensors that have their dtype already are referred to, not copied; gradients reach them either way.
+        Tensors that have their dtype already are referred to, not copied; gradients reach them either way. None: all
+        have, for somebody else is to convert them.
         """
 
     def check(self, dims: Dims) -> str | None:
@@ -122,6 +123,11 @@ class LayeredMethod(Method):
 
     def _norm_sites(self, dims: Dims) -> list[tuple[int, Place]]:
         return [(layer, place) for layer in self.numbers(dims) for place in self.places()] if self.norms else []
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """As `Method.adapt` takes a dtype."""
+    return tensor if dtype is None else tensor.to(dtype)
 
 
 def near_zero(tensor: Tensor, deviation: float, generator: torch.Generator) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.adapters.methods.adaptation import Activation, Adaptation, Bottleneck, Place
-from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors, near_zero
+from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors, in_dtype, near_zero
 
 MAX_BOTTLENECK = 4096
 
@@ -48,10 +48,10 @@ class BottleneckMethod(LayeredMethod):
         if name.endswith("weight"):
             near_zero(tensor, self.init_scale, generator)
 
-    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
+    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype | None) -> Adaptation:
         def block(site: str) -> Bottleneck:
             names = ("down.weight", "down.bias", "up.weight", "up.bias")
-            down, down_bias, up, up_bias = (tensors[f"{site}.{name}"].to(dtype) for name in names)
+            down, down_bias, up, up_bias = (in_dtype(tensors[f"{site}.{name}"], dtype) for name in names)
             return Bottleneck(down, down_bias, up, up_bias, self.activation, self.beside)
 
         sites = [(layer, place) for layer in self.numbers(dims) for place in self.places()]

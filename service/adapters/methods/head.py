@@ -23,5 +23,5 @@ class Head(LayeredMethod):
     def start(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
         raise NotImplementedError  # there is nothing to start
 
-    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
+    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype | None) -> Adaptation:
         return Adaptation(norms=self.own_norms(dims, tensors)) if self.norms else BARE

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.adapters.methods.adaptation import Adaptation, LowRank, Target
-from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors
+from service.adapters.methods.base import Dims, LayeredMethod, Shape, Tensors, in_dtype
 
 
 class Lora(LayeredMethod):
@@ -40,10 +40,10 @@ class Lora(LayeredMethod):
             bound = 1 / sqrt(tensor.shape[1])
             tensor.uniform_(-bound, bound, generator=generator)
 
-    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
+    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype | None) -> Adaptation:
         def part(site: str) -> LowRank:
-            up = tensors[f"{site}.up.weight"] * (self.alpha / self.rank)
-            return LowRank(tensors[f"{site}.down.weight"].to(dtype), up.to(dtype))
+            up = tensors[f"{site}.up.weight"].float() * (self.alpha / self.rank)
+            return LowRank(in_dtype(tensors[f"{site}.down.weight"], dtype), in_dtype(up, dtype))
 
         sites = [(layer, target) for layer in self.numbers(dims) for target in self.targets]
         parts = {(layer, target): part(f"layers.{layer}.{target}") for layer, target in sites}

@@ -27,7 +27,7 @@ class PrefixTuning(LayeredMethod):
     def start(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
         near_zero(tensor, self.init_scale, generator)
 
-    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype) -> Adaptation:
+    def adapt(self, dims: Dims, tensors: Tensors, dtype: torch.dtype | None) -> Adaptation:
         def heads(tensor: Tensor) -> Tensor:  # in float32, as attention runs
             return tensor.float().view(self.length, dims.heads, -1).transpose(0, 1)
 

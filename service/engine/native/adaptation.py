@@ -1,21 +1,22 @@
 """An adapter packed for the kernels: one block of memory, and tables of where in it each layer's parts begin."""
 
-from collections.abc import Iterator
-from ctypes import memmove
 from dataclasses import dataclass, field
 from functools import cached_property
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from mmap import mmap
 from typing import Any
+from weakref import finalize
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from service.adapters.methods import PLACES, TARGETS, Adaptation, Dims
 from service.adapters.methods.adaptation import Bottleneck, LowRank, Norm, Prefix
-from service.engine.native.binding import LANES, pack, packed_numbers
+from service.engine.native.binding import LANES, call, packed_numbers
 from service.engine.native.linear import ACTIVATIONS
+from service.engine.native.memory import Blocks
 
 LINE = 64  # bytes: what each part begins at a multiple of
 ALL_TARGETS = tuple(target for targets in TARGETS.values() for target in targets)
@@ -27,6 +28,11 @@ SITE = np.dtype(
 LOW_RANK = np.dtype(
     [("down", np.uint64), ("up", np.uint64), ("rank", np.int32), ("out", np.int32), ("first", np.int64)]
 )
+TENSOR = np.dtype(
+    [(name, np.uint64) for name in ("from", "to")]
+    + [("n", np.int64), ("k", np.int64), ("stored", np.int32), ("wanted", np.int32), ("packed", np.int64)]
+)
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PREFIX = np.dtype([("keys", np.uint64), ("values", np.uint64), ("length", np.int64)])
 Table = NDArray[Any]
 Memory = NDArray[np.uint8]
@@ -59,9 +65,13 @@ class NativeAdaptation:
 NOTHING = NativeAdaptation(None, 0, None, None, None, np.empty(0, dtype=np.uint8))
 
 
-def packed_adaptation(adaptation: Adaptation, dims: Dims) -> NativeAdaptation:
-    """Packs an adapter whose matrices have the dtype of the base's token vectors."""
-    parts = _Parts()
+def packed_adaptation(adaptation: Adaptation, dims: Dims, dtype: torch.dtype, blocks: Blocks) -> NativeAdaptation:
+    """Packs an adapter of any dtypes; nothing of what comes out refers to its tensors.
+
+    Args:
+        dtype: of the base's token vectors, which the matrices take.
+    """
+    parts = _Parts(dtype)
     sites = np.zeros((dims.layers, len(PLACES)), SITE)
     for layer, place in {**adaptation.bottlenecks, **adaptation.norms}:  # what a site has lies together
         record = sites[layer, PLACES.index(place)]
@@ -77,72 +87,84 @@ def packed_adaptation(adaptation: Adaptation, dims: Dims) -> NativeAdaptation:
     prefixes = np.zeros(dims.layers, PREFIX)
     for layer, prefix in adaptation.prefixes.items():
         _put_prefix(parts, prefixes[layer], prefix)
-    return NativeAdaptation(
+    block = blocks.take(parts.size)
+    packed = NativeAdaptation(
         first_layer=adaptation.first_layer,
         prefix_length=adaptation.prefix_length,
         sites=sites if adaptation.bottlenecks or adaptation.norms else None,
         low_ranks=low_ranks if adaptation.low_ranks else None,
         prefixes=prefixes if adaptation.prefixes else None,
-        memory=parts.lay_down(),
+        memory=parts.lay_down(block),
     )
+    finalize(packed, blocks.give_back, block).atexit = False
+    return packed
 
 
 class _Parts:
-    """Pieces of the block that is to be: first all sizes, then the memory, then what each one holds."""
+    """Pieces of the block that is to be: first all sizes, then what each holds, converted and packed in one call."""
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Any, str, Tensor, bool]] = []  # (record, its field, what to hold, whether packed)
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._waiting: list[tuple[Any, str, Tensor, int, bool]] = []  # (record, its field, what, where, packed)
+        self._end = 0
 
-    def add(self, record: Any, name: str, tensor: Tensor, packed: bool = False) -> None:
-        self._waiting.append((record, name, tensor.contiguous(), packed))
+    @property
+    def size(self) -> int:
+        """Bytes of the whole; one at least."""
+        return max(1, self._end)
 
-    def lay_down(self) -> Memory:
-        """The block; every record's field is then the address of its piece."""
-        sizes = list(self._sizes())
-        # From the system itself, and given back to it: among what lives shortly, large blocks would leave holes behind.
-        memory = np.frombuffer(mmap(-1, max(1, sum(sizes)), MAP_PRIVATE | MAP_ANONYMOUS), dtype=np.uint8)
-        address = memory.ctypes.data
-        for (record, name, tensor, packed), size in zip(self._waiting, sizes, strict=True):
-            if packed:
-                pack(tensor, address)
-            else:
-                memmove(address, tensor.data_ptr(), tensor.nbytes)
-            record[name] = address
-            address += size
+    def add_matrix(self, record: Any, name: str, matrix: Tensor) -> None:
+        size = packed_numbers(*matrix.shape) * self._dtype.itemsize
+        self._add(record, name, matrix, size, packed=True)
+
+    def add_numbers(self, record: Any, name: str, numbers: Tensor) -> None:
+        """As float32."""
+        self._add(record, name, numbers.reshape(1, -1), 4 * numbers.numel(), packed=False)
+
+    def lay_down(self, block: mmap) -> Memory:
+        """Fills the block; every record's field is then the address of its piece."""
+        memory = np.frombuffer(block, dtype=np.uint8)
+        begin = memory.ctypes.data
+        asked = []
+        for record, name, tensor, at, packed in self._waiting:
+            record[name] = begin + at
+            wanted = self._dtype if packed else torch.float32
+            asked.append((tensor.data_ptr(), begin + at, *tensor.shape, TYPES[tensor.dtype], TYPES[wanted], packed))
+        tensors = np.array(asked, TENSOR)
+        call("lay", tensors.ctypes.data, len(tensors))
         return memory
 
-    def _sizes(self) -> Iterator[int]:
-        for _, _, tensor, packed in self._waiting:
-            size = packed_numbers(*tensor.shape) * tensor.itemsize if packed else tensor.nbytes
-            yield -(-size // LINE) * LINE
+    def _add(self, record: Any, name: str, tensor: Tensor, size: int, packed: bool) -> None:
+        self._waiting.append((record, name, tensor.contiguous(), self._end, packed))
+        self._end += -(-size // LINE) * LINE
 
 
 def _put_bottleneck(parts: _Parts, record: Any, block: Bottleneck) -> None:
     width = _whole(len(block.down))
-    parts.add(record, "down", block.down, packed=True)
-    parts.add(record, "up", _wider(block.up, width), packed=True)
-    parts.add(record, "down_bias", _wider(block.down_bias.float(), width))
-    parts.add(record, "up_bias", block.up_bias.float())
+    parts.add_matrix(record, "down", block.down)
+    parts.add_matrix(record, "up", _wider(block.up, width))
+    parts.add_numbers(record, "down_bias", _wider(block.down_bias, width))
+    parts.add_numbers(record, "up_bias", block.up_bias)
     record["width"] = width
     record["activation"] = ACTIVATIONS.index(block.activation)
     record["beside"] = block.beside
 
 
 def _put_norm(parts: _Parts, record: Any, norm: Norm) -> None:
-    parts.add(record, "gain", norm.gain.float())
-    parts.add(record, "shift", norm.bias.float())
+    parts.add_numbers(record, "gain", norm.gain)
+    parts.add_numbers(record, "shift", norm.bias)
 
 
 def _put_low_rank(parts: _Parts, record: Any, part: LowRank) -> None:
     rank = _whole(len(part.down))
-    parts.add(record, "down", part.down, packed=True)
-    parts.add(record, "up", _wider(part.up, rank), packed=True)
+    parts.add_matrix(record, "down", part.down)
+    parts.add_matrix(record, "up", _wider(part.up, rank))
     record["rank"], record["out"] = rank, len(part.up)
 
 
 def _put_prefix(parts: _Parts, record: Any, prefix: Prefix) -> None:
-    parts.add(record, "keys", prefix.keys.float())
-    parts.add(record, "values", prefix.values.float())
+    parts.add_numbers(record, "keys", prefix.keys)
+    parts.add_numbers(record, "values", prefix.values)
     record["length"] = prefix.keys.shape[1]
 
 

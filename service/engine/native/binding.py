@@ -31,6 +31,7 @@ _BY_DTYPE = {
 _SIGNATURES: Mapping[str, list[Any]] = {
     "use": [_NUMBER],
     "pack": [_POINTER, *3 * [_NUMBER], _POINTER],
+    "lay": [_POINTER, _NUMBER],
     **{f"{function}_{name}": types for function, types in _BY_DTYPE.items() for name in NAMES.values()},
 }
 

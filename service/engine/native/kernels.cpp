@@ -2,6 +2,7 @@
 // adapter. `Number` is float or bfloat16, the type of token vectors; sums are float32, matrices packed (product.h).
 #include "adapters.h"
 #include "attention.h"
+#include "laying.h"
 #include "linear.h"
 #include "rows.h"
 
@@ -171,16 +172,9 @@ extern "C" {
 
 void rootstock_use(int64_t n) { threads = n; }
 
-// Packs w [n, k] of numbers with `bytes` bytes each, of which four bytes are a step (product.h).
-void rootstock_pack(const char* w, int64_t n, int64_t k, int64_t bytes, char* out) {
-  for (long column = 0; column < n; column += kPanel)
-    for (long at = 0; at < k * bytes; at += 4)
-      for (long row = column; row < column + 16 * vectors(n, column); row++, out += 4)
-        if (row < n)
-          std::memcpy(out, w + row * k * bytes + at, 4);
-        else
-          std::memset(out, 0, 4);
-}
+void rootstock_pack(const char* w, int64_t n, int64_t k, int64_t bytes, char* out) { pack(w, n, k, bytes, out); }
+
+void rootstock_lay(const Tensor* tensors, int64_t count) { lay(tensors, count); }
 
 #define ROOTSTOCK_EXPORT(name, Number)                                                                                 \
   void rootstock_linear_##name(const Linear* w, int32_t activation, const Number* x, Number* y, int64_t tokens) {      \

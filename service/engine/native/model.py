@@ -13,6 +13,7 @@ from service.adapters.methods import Norm
 from service.engine.native.adaptation import NOTHING, NativeAdaptation
 from service.engine.native.binding import LANES, NAMES, call
 from service.engine.native.linear import ACTIVATIONS, NativeLinear, SeenLinear
+from service.engine.native.memory import Blocks
 from service.engine.packing import Packed
 from service.engine.weights import Layer, Weights
 
@@ -53,6 +54,7 @@ class NativeModel:
 
     seen: _Model
     layers: "Array[_Layer]"
+    blocks: Blocks  # for its adapters
 
 
 def fits(weights: Weights) -> bool:
@@ -77,7 +79,7 @@ def packed_weights(weights: Weights, precision: str, dtype: torch.dtype) -> Weig
         addressof(layers), dims.heads, dims.hidden, dims.inner, weights.norm_eps, activation, weights.gated,
         weights.norm_first, room,
     )  # fmt: skip
-    return packed._replace(native=NativeModel(model, layers))
+    return packed._replace(native=NativeModel(model, layers, Blocks()))
 
 
 def through(

@@ -9,6 +9,10 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+struct float16 {
+  uint16_t bits;
+};
+
 inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
 
 inline __m512 load(const bfloat16* from) {
@@ -37,6 +41,10 @@ inline __m512 load(const float* from, __mmask16 mask) { return _mm512_maskz_load
 
 inline __m512 load(const bfloat16* from, __mmask16 mask) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+}
+
+inline __m512 load(const float16* from, __mmask16 mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
 }
 
 // e^x within two units in the last place: x = n·ln 2 + r, then a polynomial in r (the Cephes library's).

@@ -1,0 +1,55 @@
+// Matrices as a product reads them (product.h), from numbers one row after another, of any type that a file may hold.
+#pragma once
+#include <vector>
+
+#include "product.h"
+
+// Packs w [n, k] of numbers with `bytes` bytes each, of which four bytes are a step.
+inline void pack(const char* w, long n, long k, long bytes, char* out) {
+  const long wide = k * bytes;
+  const __m512i rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i starts = _mm512_mullo_epi32(rows, _mm512_set1_epi32(static_cast<int>(wide)));
+  for (long column = 0; column < n; column += kPanel)
+    for (long at = 0; at < wide; at += 4)
+      for (long row = column; row < column + 16 * vectors(n, column); row += 16, out += 64)
+        _mm512_storeu_si512(out, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), first(n - row), starts,
+                                                             w + row * wide + at, 1));
+}
+
+enum Type : int32_t { as_float32, as_bfloat16, as_float16 };
+
+// One tensor of an adapter, and where it shall lie.
+struct Tensor {
+  const char* from;  // [n, k] of `stored`
+  char* to;          // of `wanted`, which is float32 or bfloat16
+  int64_t n, k;
+  Type stored, wanted;
+  int64_t packed;  // whether as a product reads it
+};
+
+template <class To, class From>
+inline void convert(const From* from, To* to, long numbers) {
+  for (long i = 0; i < numbers; i += 16) store(to + i, load(from + i, first(numbers - i)), first(numbers - i));
+}
+
+template <class To>
+inline void convert(const Tensor& tensor, char* to) {
+  To* numbers = reinterpret_cast<To*>(to);
+  const long count = tensor.n * tensor.k;
+  switch (tensor.stored) {
+    case as_float32: return convert(reinterpret_cast<const float*>(tensor.from), numbers, count);
+    case as_bfloat16: return convert(reinterpret_cast<const bfloat16*>(tensor.from), numbers, count);
+    case as_float16: return convert(reinterpret_cast<const float16*>(tensor.from), numbers, count);
+  }
+}
+
+inline void lay(const Tensor* tensors, long count) {
+  std::vector<char> room;  // for what is converted before it is packed
+  for (const Tensor* tensor = tensors; tensor < tensors + count; tensor++) {
+    const long bytes = tensor->wanted == as_float32 ? 4 : 2;
+    if (tensor->packed) room.resize(tensor->n * tensor->k * bytes);
+    char* to = tensor->packed ? room.data() : tensor->to;
+    tensor->wanted == as_float32 ? convert<float>(*tensor, to) : convert<bfloat16>(*tensor, to);
+    if (tensor->packed) pack(to, tensor->n, tensor->k, bytes, tensor->to);
+  }
+}
