@@ -1,4 +1,4 @@
-"""The ways a base may lie in memory: as it was loaded, for torch's own operators, and for our kernels."""
+"""The ways a base may lie in memory: as it was loaded, for torch with adapters in slots, and for our kernels."""
 
 from typing import Literal, get_args
 
@@ -7,7 +7,7 @@ import pytest
 from service.engine import native
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base
 
-Layout = Literal["plain", "torch", "native"]
+Layout = Literal["plain", "slots", "native"]
 
 without_kernels = pytest.mark.skipif(not native.available("float32"), reason="no kernels for this processor")
 every_layout = pytest.mark.parametrize(
@@ -19,8 +19,9 @@ def load_in(layout: Layout, name: str = DEFAULT_BASE, dtype: str = "float32") ->
     if layout == "plain":
         return load_base(name, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        if layout == "torch":
+        if layout == "slots":
             patch.setattr(native, "available", lambda precision: False)
         base = load_base(name, dtype, serving=True)
     assert (base.weights.native is not None) == (layout == "native")
+    assert (base.weights.slots is not None) == (layout == "slots")
     return base

@@ -19,6 +19,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "port": ("9000", 9000),
     "store": ("some/folder", Path("some/folder")),
     "base_model": ("some/model", "some/model"),
+    "device": ("cpu", "cpu"),
     "dtype": ("bfloat16", "bfloat16"),
     "threads": ("3", 3),
     "batch_tokens": ("99", 99),

@@ -46,7 +46,7 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     if settings.threads:
         torch.set_num_threads(settings.threads)
     metrics = Metrics()
-    base = base or load_base(settings.base_model, settings.dtype, serving=True)
+    base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     metrics.base_parameters.set(base.parameters)
     pinned = [name.strip() for name in settings.pinned.split(",") if name.strip()]
     bank = Bank(settings.max_resident, settings.spare_versions, pinned)
@@ -54,7 +54,7 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     registry.open()
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
     tasks = len(registry.names()) - 1
-    kernels = "own kernels" if base.weights.native is not None else "torch's kernels"
+    kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
     log.info(
         "base %s in %s by %s; store %s, %d tasks",
         base.name, base.precision, kernels, settings.store.resolve(), tasks,

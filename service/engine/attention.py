@@ -16,13 +16,13 @@ def attend(
     qkv: Tensor,
     blocks: Sequence[Block],
     heads: int,
-    prefix: Callable[[int], Prefix],
+    prefix: Callable[[Sequence[int]], Prefix],
     distances: Distances | None = None,
 ) -> Tensor:
     """What the heads mix, [tokens, hidden], from queries, keys and values [tokens, 3·hidden] in the order of blocks.
 
     Args:
-        prefix: a row's own keys and values, by the row's number; called where its block has some.
+        prefix: the own keys and values of the rows of a block, by their numbers; called where they have some.
         distances: what the scores gain by distance.
     """
     frozen = distances is None or not distances.added.requires_grad
@@ -30,19 +30,39 @@ def attend(
         return _Training.apply(qkv, blocks, heads, distances)  # type: ignore[no-any-return, no-untyped-call]
     parts = []
     for block, part in zip(blocks, torch.split(qkv, [block.tokens for block in blocks]), strict=True):
-        # In float32 always: a small share of the work, and torch's bfloat16 backward is many times slower on CPU.
-        view = part.float().view(len(block.rows), block.length, 3, heads, -1)
+        # On a processor in float32: a small share of the work, and torch's bfloat16 backward is many times slower.
+        view = (part if part.is_cuda else part.float()).view(len(block.rows), block.length, 3, heads, -1)
         q, k, v = view.permute(2, 0, 3, 1, 4)  # [rows, heads, length, ·]
         added = distances.among(block.length) if distances is not None else None
         if block.prefix:
-            prefixes = [prefix(row) for row in block.rows]
-            k = torch.cat([torch.stack([prefix.keys for prefix in prefixes]), k], dim=2)
-            v = torch.cat([torch.stack([prefix.values for prefix in prefixes]), v], dim=2)
+            keys, values = prefix(block.rows)
+            k, v = torch.cat([keys.to(k.dtype), k], dim=2), torch.cat([values.to(v.dtype), v], dim=2)
             if added is not None:
                 added = F.pad(added, (block.prefix, 0))  # a prefix is equally near to all
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=added.to(q.dtype) if added is not None else None)
         parts.append(mixed.transpose(1, 2).reshape(len(part), -1).to(qkv.dtype))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def takes_rows_at_once(qkv: Tensor) -> bool:
+    """Whether there is a kernel for `attend_at_once` here."""
+    return qkv.is_cuda and qkv.dtype != torch.float32 and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
+
+
+def attend_at_once(qkv: Tensor, starts: Tensor, longest: int, heads: int) -> Tensor:
+    """As `attend` on a GPU in half precision, rows in any order, without prefixes and distances.
+
+    Args:
+        qkv: [tokens, 3·hidden].
+        starts: where each row begins, and the last one ends: [rows + 1] in int32.
+        longest: tokens of the longest row.
+    """
+    from torch.nn.attention import varlen  # here, because it takes seconds
+
+    q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+    mixed = varlen.varlen_attn(q, k, v, starts, starts, longest, longest)  # [tokens, heads, ·]
+    assert isinstance(mixed, Tensor)  # it was not asked for more
+    return mixed.reshape(len(qkv), -1)
 
 
 def rotate(qkv: Tensor, rotary: Rotary, positions: Tensor, heads: int) -> Tensor:

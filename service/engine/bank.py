@@ -10,13 +10,11 @@ import torch
 
 from service.adapters.file import Header, check_shapes, digest, read_header, read_tensors
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
-from service.adapters.methods import BARE, Adaptation, AnyMethod, Head, Tensors
+from service.adapters.methods import BARE, Head
 from service.engine.base_model import BaseModel
-from service.engine.native import NativeAdaptation, packed_adaptation
+from service.engine.layout import AnyAdaptation, placed
 from service.errors import BadAdapter
 from service.tasks import Kind, expected_shapes, kind_of
-
-AnyAdaptation = Adaptation | NativeAdaptation
 
 BARE_TASK = "embedding"  # the task that the base answers without an adapter
 
@@ -82,7 +80,7 @@ def make_resident(base: BaseModel, header: Header, data: bytes | memoryview, ver
     manifest, tensors = header.manifest, read_tensors(data, header)
     method = {name: tensors.pop(name) for name in manifest.method.shapes(base.dims)}
     head = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    adaptation = _arranged(base, manifest.method, method)
+    adaptation = placed(base.weights, manifest.method.adapt(base.dims, method, dtype=None))
     return Resident(
         manifest=manifest,
         version=version,

@@ -18,6 +18,8 @@ from torch import Tensor
 from service.adapters.manifest import BaseIdentity
 from service.adapters.methods import Dims, Norm
 from service.engine.architectures import ARCHITECTURES, Architecture
+from service.engine.device import CPU, device_of
+from service.engine.device_proof import prove
 from service.engine.layout import DTYPES, chosen, laid_out
 from service.engine.positions import bucketed, rotary, windowed
 from service.engine.weights import Activation, Distances, Embeddings, Layer, Linear, Rotary, Weights
@@ -51,7 +53,8 @@ class BaseModel:
     tokenizer: Tokenizer
     weights: Weights = field(repr=False)
     parameters: int  # |w|
-    precision: str  # of the linear layers: "float32", "bfloat16" or "int8"
+    precision: str  # of the linear layers: one of `layout.PRECISIONS`
+    device: torch.device
 
     @property
     def identity(self) -> BaseIdentity:
@@ -71,16 +74,19 @@ class BaseModel:
         return sum(tensor.nbytes for tensor in self.weights.tensors())
 
 
-def load_base(name: str = DEFAULT_BASE, dtype: str = "float32", serving: bool = False) -> BaseModel:
+def load_base(
+    name: str = DEFAULT_BASE, dtype: str = "float32", serving: bool = False, device: str = "cpu"
+) -> BaseModel:
     """Loads a base by folder or name.
 
     Args:
         dtype: one of `layout.PRECISIONS`, or "auto"; int8 is for serving only.
         serving: lay the linear layers out for this processor; faster, and only for answering.
+        device: "auto", "cpu", or for serving "cuda".
 
     Raises:
-        BadBase: it cannot be found, is no encoder that this engine can run, or cannot run in this precision here; the
-            reason is named.
+        BadBase: it cannot be found, is no encoder that this engine can run, cannot run in this precision here, or
+            answers otherwise on the device; the reason is named.
     """
     source = locate(name)
     config, state, tokenizer = _read(source, name)
@@ -88,18 +94,23 @@ def load_base(name: str = DEFAULT_BASE, dtype: str = "float32", serving: bool = 
     named = _named_weights(architecture, config, state, name)
     weights = _build(architecture, config, named, name)
     try:
-        precision = chosen(dtype, weights, serving)
+        where = device_of(device) if serving else CPU
+        precision = chosen(dtype, weights, serving, where)
     except ValueError as error:
         raise BadBase(str(error)) from None
+    laid = laid_out(weights, precision, where) if serving else weights.to(DTYPES[precision])
+    if where.type == "cuda":
+        prove(weights, laid)
     return BaseModel(
         name=_display_name(name),
         fingerprint=_fingerprint(named, _arithmetic(architecture, config), tokenizer),
         dims=weights.dims,
         max_length=_positions(architecture, config),
         tokenizer=tokenizer,
-        weights=laid_out(weights, precision) if serving else weights.to(DTYPES[precision]),
+        weights=laid,
         parameters=sum(tensor.numel() for tensor in weights.tensors()),
         precision=precision,
+        device=where,
     )
 
 

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.adapters.methods import Norm, Place, Prefix, Site
+from service.adapters.methods import Place, Prefix, Site
+from service.adapters.methods.adaptation import normalised
 from service.engine import native
-from service.engine.attention import attend, rotate
+from service.engine.attention import attend, attend_at_once, rotate, takes_rows_at_once
 from service.engine.packing import Packed
 from service.engine.weights import Activation, AnyLinear, Layer, Weights
 
@@ -23,7 +24,7 @@ class Group(NamedTuple):
 
     rows: slice
     tokens: slice
-    adaptation: Any  # an Adaptation; or, where the base is packed for the kernels, a NativeAdaptation
+    adaptation: Any  # an Adaptation, or what the layout of the base has for it: a NativeAdaptation, Slotted, Grouped
 
 
 class Stage(NamedTuple):
@@ -83,7 +84,7 @@ def _embed(weights: Weights, batch: Packed) -> Tensor:
         x = x + F.embedding(batch.positions, embeddings.position)
     if embeddings.type is not None:
         x = x + F.embedding(batch.types, embeddings.type)
-    x = _normalise(x, embeddings.norm, weights.norm_eps)
+    x = normalised(x, embeddings.norm, weights.norm_eps)
     return x if embeddings.project is None else embeddings.project(x)
 
 
@@ -116,6 +117,8 @@ class _Layer(NamedTuple):
         batch = self.batch
         if self.layer.rotary is not None:
             qkv = rotate(qkv, self.layer.rotary, batch.positions, self.weights.heads)
+        if takes_rows_at_once(qkv) and self.layer.distances is None and not batch.prefixes.any():
+            return attend_at_once(qkv, batch.starts_there, batch.longest, self.weights.heads)
         if batch.in_blocks:
             return self._attend(qkv)
         return self._attend(qkv.index_select(0, batch.by_block)).index_select(0, batch.restore)
@@ -127,12 +130,12 @@ class _Layer(NamedTuple):
             (what the next sub-layer adds to, what it reads)
         """
         own = self.layer.attention_norm if place == "attention" else self.layer.ffn_norm
-        sums, parts = [], []
-        for (_, _, adaptation), (before, read, after) in self._by_group(stream, entered, projected):
-            changed = adaptation.after_projection(self.number, place, read, after).add_(before)
-            sums.append(changed)
-            parts.append(_normalise(changed, adaptation.norm(self.number, place, own), self.weights.norm_eps))
-        x = _joined(parts)
+        closed = [
+            group.adaptation.close(self.number, place, *parts, own, self.weights.norm_eps)
+            for group, parts in self._by_group(stream, entered, projected)
+        ]
+        sums, normed = zip(*closed, strict=True)
+        x = _joined(normed)
         return _joined(sums) if self.weights.norm_first else x, x
 
     def _by_group(self, *packed: Tensor) -> Iterator[tuple[Group, Sequence[Tensor]]]:
@@ -149,16 +152,17 @@ class _Layer(NamedTuple):
     def _attend(self, qkv: Tensor) -> Tensor:
         return attend(qkv, self.batch.blocks, self.weights.heads, self._prefix, self.layer.distances)
 
-    def _prefix(self, row: int) -> Prefix:
-        group = next(group for group in self.groups if group.rows.start <= row < group.rows.stop)
-        found: Prefix = group.adaptation.prefixes[self.number]
-        return found
+    def _prefix(self, rows: Sequence[int]) -> Prefix:
+        """The rows' own keys and values; rows come in the order of the batch."""
+        found: list[Prefix] = []
+        for group in self.groups:
+            mine = [row - group.rows.start for row in rows if group.rows.start <= row < group.rows.stop]
+            if mine:
+                found.append(group.adaptation.prefix(self.number, mine))
+        keys, values = zip(*found, strict=True)
+        return Prefix(_joined(keys), _joined(values))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Pieces one after another; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _normalise(x: Tensor, norm: Norm, eps: float) -> Tensor:
-    return F.layer_norm(x, norm.gain.shape, norm.gain, norm.bias, eps)

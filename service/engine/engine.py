@@ -1,7 +1,7 @@
 """The engine: rows of any tasks in, each row's raw outputs out, by one pass of the base."""
 
-from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from math import prod
 from typing import NamedTuple
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from service.engine import native
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
+from service.engine.device import sent
 from service.engine.encoder import encode_stages
+from service.engine.slots import on_device
 from service.engine.stages import Asked, plan
 from service.tasks import Floats, TokenizedRow
 
@@ -43,6 +45,8 @@ class Engine:
         with torch.inference_mode():
             asked = [Asked(row.tokens, row.resident.adaptation, id(row.resident)) for row in rows]
             stages, spans = plan(asked, self.base.dims.layers)
+            if self.base.weights.slots is not None:
+                stages = on_device(stages, self.base.weights.slots.device)
             hidden = encode_stages(self.base.weights, stages)
             heads = _heads if self.base.weights.native is None else self._native_heads
             return heads(rows, hidden, spans)
@@ -67,16 +71,33 @@ class Engine:
 
 
 def _heads(rows: Sequence[Row], hidden: Tensor, spans: Sequence[Span]) -> list[Floats]:
-    """Raw outputs by row, from the token vectors [tokens, hidden] that each row's span names."""
-    by_resident: dict[Resident, list[int]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        by_resident[row.resident].append(number)
+    """Raw outputs by row, from the token vectors [tokens, hidden] that each row's span names.
+
+    What the heads read is made on the vectors' device, for all tasks that read alike at once; the heads themselves are
+    small, and run on the host.
+    """
+    by_resident = sorted(range(len(rows)), key=lambda number: (*_reads(rows[number]), id(rows[number].resident)))
     found: dict[int, Floats] = {}
-    for resident, mine in by_resident.items():
-        lengths = [spans[number][1] - spans[number][0] for number in mine]
-        vectors = torch.cat([hidden[slice(*spans[number])] for number in mine]).float()
-        features = resident.kind.features(resident.manifest.head, vectors, torch.tensor(lengths))
-        outputs = resident.kind.outputs(resident.head, features)
-        parts = torch.split(outputs, lengths) if resident.kind.per_token else outputs.unbind()
-        found.update(zip(mine, (part.numpy() for part in parts), strict=True))
+    for (per_token, _), alike in groupby(by_resident, key=lambda number: _reads(rows[number])):
+        numbers = list(alike)
+        lengths = [spans[number][1] - spans[number][0] for number in numbers]
+        tokens = sent(torch.cat([torch.arange(*spans[number]) for number in numbers]), hidden.device)
+        reader = rows[numbers[0]].resident
+        features = reader.kind.features(
+            reader.manifest.head,
+            hidden.index_select(0, tokens).float(),
+            sent(torch.tensor(lengths), hidden.device),
+        )
+        each = torch.split(features.cpu(), lengths if per_token else 1)
+        for _, same in groupby(zip(numbers, each, strict=True), key=lambda one: id(rows[one[0]].resident)):
+            mine, read = zip(*same, strict=True)
+            resident = rows[mine[0]].resident
+            outputs = resident.kind.outputs(resident.head, torch.cat(read))
+            parts = torch.split(outputs, [len(part) for part in read]) if per_token else outputs.unbind()
+            found.update(zip(mine, (part.numpy() for part in parts), strict=True))
     return [found[number] for number in range(len(rows))]
+
+
+def _reads(row: Row) -> tuple[bool, str]:
+    """What decides the features of a row's head, whatever the task."""
+    return row.resident.kind.per_token, row.resident.manifest.head.pooling

@@ -1,35 +1,49 @@
-"""In which precision the linear layers of the base run, and how they lie in memory for it.
+"""In which precision the linear layers of the base run, and how base and adapters lie in memory for it.
 
 | | |
 |---|---|
 | AVX-512 | our own kernels, in each precision that the processor multiplies itself (`native`) |
 | AMX | oneDNN through torch, in bfloat16: its tiles multiply faster than any vector |
-| any other | oneDNN through torch, in float32 or bfloat16 |
+| any other processor | oneDNN through torch, in float32 or bfloat16 |
+| CUDA | torch, in bfloat16, float16 or float32 |
+
+By torch, adapters are stacked in `slots`.
 """
 
 import torch
 
+from service.adapters.methods import Adaptation
 from service.engine import native
+from service.engine.device import CPU
+from service.engine.native import NativeAdaptation
 from service.engine.prepacked import prepacked
+from service.engine.slots import Slots, Slotted
 from service.engine.weights import Weights
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of token vectors
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of token vectors
 PRECISIONS = (*DTYPES, "int8")
 
+AnyAdaptation = Adaptation | NativeAdaptation | Slotted
 
-def chosen(asked: str, weights: Weights, serving: bool) -> str:
+
+def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = CPU) -> str:
     """The precision to run in, where "auto" leaves it to us.
 
     Raises:
         ValueError: there is no such precision, or not here; says why.
     """
     if asked == "auto":
-        return "bfloat16" if serving and (_has("avx512_bf16") or _has("amx_bf16")) else "float32"
+        fast = device.type == "cuda" or _has("avx512_bf16") or _has("amx_bf16")
+        return "bfloat16" if serving and fast else "float32"
     if asked not in PRECISIONS:
         raise ValueError(f"dtype {asked} is not known; choose one of auto, {', '.join(PRECISIONS)}")
+    if asked == "float16" and device.type != "cuda":
+        raise ValueError("dtype float16 is for device cuda; a processor takes float32, bfloat16 or int8")
     if asked == "int8":
         if not serving:
             raise ValueError("dtype int8 is for serving; training takes float32 or bfloat16")
+        if device.type == "cuda":
+            raise ValueError("dtype int8 is for processors; device cuda takes bfloat16, float16 or float32")
         if not native.available("int8"):
             raise ValueError("dtype int8 needs a processor with AVX-512 VNNI, and the kernels built (README, Install)")
         if not native.fits(weights):
@@ -37,13 +51,26 @@ def chosen(asked: str, weights: Weights, serving: bool) -> str:
     return asked
 
 
-def laid_out(weights: Weights, precision: str) -> Weights:
-    """The same base, whose weights are in float32, for serving in this precision on this processor."""
+def laid_out(weights: Weights, precision: str, device: torch.device = CPU) -> Weights:
+    """The same base, whose weights are in float32, for serving in this precision on this device."""
+    if device.type == "cuda":
+        dtype = DTYPES[precision]
+        return weights.on(device, dtype)._replace(slots=Slots(device, dtype))
     dtype = DTYPES.get(precision, torch.bfloat16 if native.available("bfloat16") else torch.float32)
     by_tiles = precision == "bfloat16" and _has("amx_bf16")
     if native.available(precision) and native.fits(weights) and not by_tiles:
         return native.packed_weights(weights, precision, dtype)
-    return prepacked(weights.to(dtype))
+    return prepacked(weights.to(dtype))._replace(slots=Slots(device, dtype))
+
+
+def placed(weights: Weights, adaptation: Adaptation) -> AnyAdaptation:
+    """An adapter, whose matrices have the dtype of the token vectors, as the layout of its base has it."""
+    if weights.native is not None:
+        return native.packed_adaptation(adaptation, weights.dims)
+    if weights.slots is not None:
+        found: AnyAdaptation = weights.slots.place(adaptation)
+        return found
+    return adaptation
 
 
 def _has(feature: str) -> bool:

@@ -1,15 +1,16 @@
 """Rows one after another, without padding: the index maths of a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.engine.device import sent
 from service.tasks.reading import TokenizedRow
 
 Ints = NDArray[np.int64]
@@ -38,6 +39,19 @@ class Packed:
     starts: Ints  # [R + 1]: where each row begins, and the last one ends
     prefixes: Ints  # [R]: how many keys of its own each row attends to besides its tokens
 
+    def to(self, device: torch.device) -> Self:
+        ids, types, positions, lengths = (sent(x, device) for x in (self.ids, self.types, self.positions, self.lengths))
+        return replace(self, ids=ids, types=types, positions=positions, lengths=lengths)
+
+    @cached_property
+    def longest(self) -> int:
+        return int(np.diff(self.starts).max())
+
+    @cached_property
+    def starts_there(self) -> Tensor:
+        """[R + 1]: `starts` on the device, in int32."""
+        return sent(torch.from_numpy(self.starts.astype(np.int32)), self.ids.device)
+
     @cached_property
     def blocks(self) -> list[Block]:
         numbers, sizes = self._alike
@@ -49,21 +63,25 @@ class Packed:
     @cached_property
     def by_block(self) -> Tensor:
         """[T]: token numbers in the order of `blocks`."""
-        numbers, _ = self._alike
-        return torch.from_numpy(np.argsort(np.repeat(numbers, np.diff(self.starts)), kind="stable"))
+        return sent(torch.from_numpy(self._in_turn), self.ids.device)
 
     @cached_property
     def restore(self) -> Tensor:
         """[T]: the way back."""
-        restore = torch.empty_like(self.by_block)
-        restore[self.by_block] = torch.arange(len(restore))
-        return restore
+        restore = np.empty_like(self._in_turn)
+        restore[self._in_turn] = np.arange(len(restore))
+        return sent(torch.from_numpy(restore), self.ids.device)
 
     @cached_property
     def in_blocks(self) -> bool:
         """Whether `by_block` changes nothing."""
         numbers, _ = self._alike
         return bool((np.diff(numbers) >= 0).all())
+
+    @cached_property
+    def _in_turn(self) -> Ints:
+        numbers, _ = self._alike
+        return np.argsort(np.repeat(numbers, np.diff(self.starts)), kind="stable")
 
     @cached_property
     def _alike(self) -> tuple[Ints, Ints]:

@@ -16,6 +16,7 @@ from service.adapters.methods import BARE, Adaptation
 from service.engine.encoder import Group, Stage
 from service.engine.native import NativeAdaptation
 from service.engine.packing import pack
+from service.engine.slots import Slotted
 from service.tasks import TokenizedRow
 
 Ints = NDArray[np.int64]
@@ -25,7 +26,7 @@ class Asked(NamedTuple):
     """A row as it was asked for; of one adaptation, those with the same `owner` shall lie together."""
 
     tokens: TokenizedRow
-    adaptation: Adaptation | NativeAdaptation
+    adaptation: Adaptation | NativeAdaptation | Slotted
     owner: int
 
 
@@ -72,9 +73,11 @@ def _branch(row: Asked, layers: int) -> int:
     return layers if first is None else first
 
 
-def _order(row: _Row) -> tuple[int, int, int]:
-    """Neighbours share an adapter, then a head; equal lengths stand together for attention's sake."""
-    return id(row.asked.adaptation), row.asked.owner, len(row.asked.tokens)
+def _order(row: _Row) -> tuple[int, int, int, int]:
+    """Neighbours share a stack, an adapter, then a head; equal lengths stand together for attention's sake."""
+    adaptation = row.asked.adaptation
+    stack = id(adaptation.stack) if isinstance(adaptation, Slotted) else 0
+    return stack, id(adaptation), row.asked.owner, len(row.asked.tokens)
 
 
 def _places(rows: Sequence[_Row]) -> Iterator[tuple[object, tuple[int, int]]]:

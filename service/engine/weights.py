@@ -114,6 +114,7 @@ class Weights(NamedTuple):
     norm_first: bool = False  # sub-layers read normalised vectors, and add to the plain ones
     gated: bool = False
     native: Any = None  # the same as the kernels of `native` see it, where the linear layers are packed for them
+    slots: Any = None  # where adapters are stacked, in serving by torch's operators
 
     def tensors(self) -> Iterator[Tensor]:
         yield from _leaves((self.embeddings, self.layers))
@@ -126,6 +127,27 @@ class Weights(NamedTuple):
             return linear.to(dtype)
 
         return self.with_linears(converted)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> "Weights":
+        """The same base on a GPU: its layers' norms in one precision with what they read, as CUDA's LayerNorm wants."""
+        moved: dict[int, Tensor] = {}  # what layers share stays shared
+
+        def norm(given: Norm) -> Norm:
+            return Norm(given.gain.to(dtype), given.bias.to(dtype))
+
+        def move(node: Any) -> Any:
+            if isinstance(node, torch.Tensor):
+                return moved.setdefault(id(node), node.to(device))
+            if isinstance(node, tuple):
+                parts = [move(part) for part in node]
+                return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+            return node
+
+        layers = tuple(
+            layer._replace(attention_norm=norm(layer.attention_norm), ffn_norm=norm(layer.ffn_norm))
+            for layer in self.to(dtype).layers
+        )
+        return self._replace(embeddings=move(self.embeddings), layers=move(layers))
 
     def with_linears(self, change: Callable[[AnyLinear], AnyLinear]) -> "Weights":
         """The same base with each of its linear layers changed."""

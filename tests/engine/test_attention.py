@@ -1,5 +1,7 @@
 """The attention that training runs is the one that serving runs, there and back."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +16,7 @@ from tests.tiny import random_row
 HEADS, HIDDEN = 4, 32
 
 
-def _none(row: int) -> Prefix:
+def _none(rows: Sequence[int]) -> Prefix:
     raise AssertionError("no row has a prefix")
 
 

@@ -96,7 +96,9 @@ def test_a_folder_that_is_not_there_is_named(name: str) -> None:
 
 
 def test_a_dtype_that_is_not_known_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(BadBase, match="dtype float64 is not known; choose one of auto, float32, bfloat16, int8"):
+    with pytest.raises(
+        BadBase, match="dtype float64 is not known; choose one of auto, float32, bfloat16, float16, int8"
+    ):
         load_base(str(tiny_folder), dtype="float64")
 
 
@@ -187,7 +189,7 @@ def test_without_the_processors_operators_the_base_stays_as_it_is(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PrepackedLinear, "of", _not_here)
-    base = load_in("torch", str(tiny_folder))
+    base = load_in("slots", str(tiny_folder))
     assert all(isinstance(layer.qkv, Linear) for layer in base.weights.layers)
 
 

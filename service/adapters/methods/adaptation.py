@@ -4,7 +4,7 @@ Plain data first: the maths here runs one adapter in training and wherever no ke
 `engine.native` read the same tensors. A new method is a new arrangement of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -61,8 +61,8 @@ class LowRank(NamedTuple):
 class Prefix(NamedTuple):
     """Keys and values that every token of a row attends to besides the row's own."""
 
-    keys: Tensor  # [heads, length, hidden / heads]
-    values: Tensor  # [heads, length, hidden / heads]
+    keys: Tensor  # [heads, length, hidden / heads]; of several rows [rows, ·]
+    values: Tensor  # likewise
 
 
 Norms = Mapping[tuple[int, Place], Norm]
@@ -128,6 +128,26 @@ class Adaptation:
     def norm(self, layer: int, place: Place, own: Norm) -> Norm:
         """The LayerNorm that follows the sub-layer: the base's `own`, or the task's."""
         return self.norms.get((layer, place), own)
+
+    def close(
+        self, layer: int, place: Place, before: Tensor, entered: Tensor, projected: Tensor, own: Norm, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Ends a sub-layer that added to `before` what it `projected` from `entered`, all [tokens, hidden].
+
+        Returns:
+            (the sum, the sum normalised)
+        """
+        changed = self.after_projection(layer, place, entered, projected).add_(before)
+        return changed, normalised(changed, self.norm(layer, place, own), eps)
+
+    def prefix(self, layer: int, rows: Sequence[int]) -> Prefix:
+        """Each of these rows' own keys and values."""
+        found = self.prefixes[layer]
+        return Prefix(torch.stack([found.keys] * len(rows)), torch.stack([found.values] * len(rows)))
+
+
+def normalised(x: Tensor, norm: Norm, eps: float) -> Tensor:
+    return F.layer_norm(x, norm.gain.shape, norm.gain, norm.bias, eps)
 
 
 BARE = Adaptation()
