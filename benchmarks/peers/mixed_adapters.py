@@ -26,12 +26,13 @@ def prepare(settings: Settings) -> Contestant:
     for name, parameter in model.named_parameters():
         if ".adapters." in name:
             torch.nn.init.normal_(parameter, std=0.02)  # as trained ones, not as they begin
-    model = model.to(getattr(torch, sys.argv[1])).eval()
+    device = settings.get("device", "cpu")
+    model = model.to(device, getattr(torch, sys.argv[1])).eval()
 
     def run(batch: Batch):
-        ids, mask = map(torch.from_numpy, padded(batch))
+        ids, mask = (torch.from_numpy(part).to(device) for part in padded(batch))
         hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        return ((hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).numpy()
+        return ((hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
 
     def mixed(tasks: int):
         @torch.inference_mode()

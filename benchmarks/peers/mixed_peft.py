@@ -18,15 +18,16 @@ def prepare(settings: Settings) -> Contestant:
     model = get_peft_model(AutoModel.from_pretrained(settings["base"], add_pooling_layer=False), lora, names[0])
     for name in names[1:]:
         model.add_adapter(name, lora)
-    model = model.to(getattr(torch, sys.argv[1])).eval()
+    device = settings.get("device", "cpu")
+    model = model.to(device, getattr(torch, sys.argv[1])).eval()
 
     def mixed(tasks: int):
         @torch.inference_mode()
         def way(batch: Batch):
-            ids, mask = map(torch.from_numpy, padded(batch))
+            ids, mask = (torch.from_numpy(part).to(device) for part in padded(batch))
             used = [names[number % tasks] for number in range(len(batch))]
             hidden = model(input_ids=ids, attention_mask=mask, adapter_names=used).last_hidden_state.float()
-            return ((hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).numpy()
+            return ((hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
 
         return way
 

@@ -37,7 +37,8 @@ class Upload:
     def fill(self, target: Tensor, source: Tensor) -> None:
         """Returns when all is there; `source` is on the host or on the device."""
         with self._beside():
-            target.copy_(sent(source, target.device), non_blocking=True)
+            staged = source.pin_memory() if self._stream is not None and not source.is_cuda else source
+            target.copy_(staged, non_blocking=True)
 
     @contextmanager
     def _beside(self) -> Iterator[None]:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-MOST = 128  # tokens in a block; with more, reading an adapter's weights again for each block costs little
+WEIGHTS = 32  # tokens: as long as multiplying these, for the usual sizes, takes fetching a block's weights
+TRIED = 17  # sizes
 
 
 class Blocks(NamedTuple):
@@ -26,15 +27,22 @@ class Blocks(NamedTuple):
 
 
 def in_blocks(tokens: Sequence[int]) -> Blocks:
-    """Blocks about as large as what an adapter has in the mean, for so many tokens of each, one after another."""
+    """Blocks for so many tokens of each adapter, one after another."""
     counts = np.array(tokens, dtype=np.int64)
-    size = min(MOST, 8 * -(-sum(tokens) // (8 * len(tokens))))
+    size = _size(counts)
     blocks = -(-counts // size)
     first_place, first_token = size * _before(blocks), _before(counts)
     place = np.arange(counts.sum()) + np.repeat(first_place - first_token, counts)
     token = np.zeros(size * blocks.sum(), dtype=np.int64)
     token[place] = np.arange(len(place))
     return Blocks(size, np.repeat(np.arange(len(counts)), blocks), token, place)
+
+
+def _size(counts: Ints) -> int:
+    """The quickest, of what adapters here have: with it, many of them fill their blocks."""
+    sizes = np.unique(np.quantile(counts, np.linspace(0, 1, TRIED)).astype(np.int64))
+    blocks = -(-counts // sizes[:, None])  # [sizes, adapters]
+    return int(sizes[np.argmin(blocks.sum(axis=1) * (sizes + WEIGHTS))])
 
 
 def _before(counts: Ints) -> Ints:
