@@ -1,6 +1,7 @@
 """Where the engine runs: asked for, refused, and proved before it serves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from service.adapters.methods import Prefix
 from service.engine import attention, encoder
 from service.engine.attention import attend, attend_at_once
 from service.engine.base_model import BaseModel, load_base
-from service.engine.device import device_of
+from service.engine.device import Upload, device_of
 from service.engine.device_proof import prove
 from service.engine.engine import Engine, Row
 from service.engine.layout import chosen, laid_out
@@ -163,6 +164,36 @@ def test_the_engine_answers_the_same_with_attention_at_once(
 
 def test_attention_at_once_is_for_gpus_only() -> None:
     assert not attention.takes_rows_at_once(torch.zeros(1, 96, dtype=torch.bfloat16))
+
+
+def test_an_upload_waits_for_what_runs_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            happened.append(f"waits for {other}")
+
+        def synchronize(self) -> None:
+            happened.append("is waited for")
+
+    @contextmanager
+    def entered(stream: Stream) -> Iterator[None]:
+        happened.append("begins")
+        yield
+        happened.append("ends")
+
+    def pinned(tensor: Tensor) -> Tensor:
+        happened.append("is pinned")
+        return tensor
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: "batches")
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(Tensor, "pin_memory", pinned)
+    target = torch.zeros(3)
+    Upload(CUDA).fill(target, torch.ones(3))
+    assert happened == ["waits for batches", "begins", "is pinned", "ends", "is waited for"]
+    assert target.tolist() == [1, 1, 1]
 
 
 @with_cuda

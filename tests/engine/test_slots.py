@@ -18,7 +18,7 @@ from torch import Tensor
 from service.adapters.methods import BARE, Adaptation, AnyMethod, Dims, Head, Houlsby, Lora, Parallel, PrefixTuning
 from service.engine.bank import Resident, bare_resident
 from service.engine.base_model import BaseModel
-from service.engine.device import CPU
+from service.engine.device import CPU, Upload
 from service.engine.engine import Engine, Row
 from service.engine.slots import Slots, Slotted
 from service.engine.slots.blocks import in_blocks
@@ -135,6 +135,22 @@ def test_nearly_equal_sizes_share_a_stack_and_others_do_not() -> None:
     assert isinstance(other, Slotted)
     assert one.stack is near.stack
     assert len({one.stack, far.stack, other.stack}) == 3
+
+
+def test_an_adapter_that_cannot_be_copied_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = Slots(CPU, torch.float32)
+    kept = slots.place(_adaptation(SHAPES[0], 0))
+    assert isinstance(kept, Slotted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Upload, "fill", _no_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            slots.place(_adaptation(SHAPES[0], 1))
+    gc.collect()
+    assert len(kept.stack._free) == FIRST - 1
+
+
+def _no_memory(upload: Upload, target: Tensor, source: Tensor) -> None:
+    raise RuntimeError("out of memory")
 
 
 def test_the_bare_base_takes_no_slot() -> None:

@@ -100,7 +100,7 @@ def on_device(stages: Sequence[Stage], device: torch.device) -> list[Stage]:
 
 def _grouped(groups: Sequence[Group], device: torch.device) -> Iterator[Group]:
     for held, members in groupby(groups, key=lambda group: getattr(group.adaptation, "stack", group.adaptation)):
-        if held is BARE:
+        if isinstance(held, Adaptation):
             yield from members
             continue
         mine = list(members)
