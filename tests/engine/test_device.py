@@ -71,10 +71,13 @@ def test_what_computes_the_same_is_proved(tiny_base: BaseModel, precision: str) 
     prove(tiny_base.weights, _laid(tiny_base, precision))
 
 
-def test_an_adapter_in_anothers_slot_is_not_proved(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_an_adapter_in_anothers_slot_is_not_proved(
+    tiny_base: BaseModel, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = Grouped._own
     monkeypatch.setattr(Grouped, "_own", lambda grouped, stacked: own(grouped, stacked).roll(1, dims=0))
-    _assert_refused(tiny_base)
+    _assert_refused(tiny_base, precision)
 
 
 def test_a_row_with_anothers_prefix_is_not_proved(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +113,9 @@ def _laid(base: BaseModel, precision: str) -> Weights:
         return laid_out(base.weights, precision)
 
 
-def _assert_refused(base: BaseModel) -> None:
-    with pytest.raises(BadBase, match=r"device cpu in float32 does not compute .* where 0\.001 is allowed"):
-        prove(base.weights, _laid(base, "float32"))
+def _assert_refused(base: BaseModel, precision: str = "float32") -> None:
+    with pytest.raises(BadBase, match=rf"device cpu in {precision} does not compute what .* is allowed"):
+        prove(base.weights, _laid(base, precision))
 
 
 def _by_rows(

@@ -3,7 +3,9 @@
 import gc
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -228,6 +230,30 @@ def test_an_adapter_changes_its_slot_and_nobody_sees_it(base: BaseModel) -> None
         held = [(seed, make_resident(base, seed=seed)) for seed in order]
         for (seed, _), found in zip(held, Engine(base).run([Row(row, one) for _, one in held]), strict=True):
             np.testing.assert_allclose(found, expected[seed], atol=1e-5)
+
+
+def test_answers_hold_while_other_adapters_come_and_go(base: BaseModel) -> None:
+    rows = [Row(random_row(5 + seed), make_resident(base, seed=seed)) for seed in range(6)]
+    engine, done = Engine(base), Event()
+    expected = engine.run(rows)
+
+    def churn(first: int) -> int:
+        seed = first
+        while not done.is_set():
+            held = [(base.weights.slots.place(_adaptation(SHAPES[0], seed + n)), seed + n) for n in range(seed % 23)]
+            assert all(_holds(slotted, _adaptation(SHAPES[0], own)) for slotted, own in held)
+            seed += 1
+        return seed - first
+
+    with ThreadPoolExecutor(2) as threads:
+        turns = [threads.submit(churn, first) for first in (0, 10_000)]
+        try:
+            for _ in range(40):
+                for found, other in zip(engine.run(rows), expected, strict=True):
+                    np.testing.assert_array_equal(found, other)
+        finally:
+            done.set()
+    assert min(turn.result() for turn in turns) > 10
 
 
 def test_more_adapters_are_not_more_calls(base: BaseModel) -> None:
