@@ -10,9 +10,10 @@ import torch
 
 from service.adapters.file import Header, check_shapes, digest, read_header, read_tensors
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
-from service.adapters.methods import BARE, Head
+from service.adapters.methods import BARE, AnyMethod, Head, Tensors
 from service.engine.base_model import BaseModel
 from service.engine.layout import AnyAdaptation, placed
+from service.engine.weights import Weights
 from service.errors import BadAdapter
 from service.tasks import Kind, expected_shapes, kind_of
 
@@ -80,7 +81,7 @@ def make_resident(base: BaseModel, header: Header, data: bytes | memoryview, ver
     manifest, tensors = header.manifest, read_tensors(data, header)
     method = {name: tensors.pop(name) for name in manifest.method.shapes(base.dims)}
     head = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    adaptation = placed(base.weights, manifest.method.adapt(base.dims, method, dtype=None))
+    adaptation = _adapted(base.weights, manifest.method, method)
     return Resident(
         manifest=manifest,
         version=version,
@@ -93,13 +94,11 @@ def make_resident(base: BaseModel, header: Header, data: bytes | memoryview, ver
     )
 
 
-def _arranged(base: BaseModel, method: AnyMethod, tensors: Tensors) -> AnyAdaptation:
-    weights = base.weights
-    if weights.native is not None:
-        adapted = method.adapt(base.dims, tensors, dtype=None)
-        return packed_adaptation(adapted, base.dims, weights.dtype, weights.native.blocks)
+def _adapted(weights: Weights, method: AnyMethod, tensors: Tensors) -> AnyAdaptation:
+    if weights.native is not None or weights.slots is not None:
+        return placed(weights, method.adapt(weights.dims, tensors, dtype=None))
     own = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    return method.adapt(base.dims, own, weights.dtype)
+    return method.adapt(weights.dims, own, weights.dtype)
 
 
 def bare_resident(base: BaseModel) -> Resident:

@@ -64,9 +64,12 @@ def laid_out(weights: Weights, precision: str, device: torch.device = CPU) -> We
 
 
 def placed(weights: Weights, adaptation: Adaptation) -> AnyAdaptation:
-    """An adapter, whose matrices have the dtype of the token vectors, as the layout of its base has it."""
+    """An adapter as the layout of its base has it.
+
+    Where that is one for serving, tensors may have any dtype, and nothing that comes out refers to them.
+    """
     if weights.native is not None:
-        return native.packed_adaptation(adaptation, weights.dims)
+        return native.packed_adaptation(adaptation, weights.dims, weights.dtype, weights.native.blocks)
     if weights.slots is not None:
         found: AnyAdaptation = weights.slots.place(adaptation)
         return found
