@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
-
-from service.adapters.file import digest, write_adapter
-from service.adapters.manifest import MAX_OUTPUTS, Golden, Input, Manifest
-from service.engine.bank import load_resident
+from service.adapters.file import digest
+from service.adapters.manifest import Input, Manifest
 from service.engine.base_model import BaseModel
-from service.engine.engine import Engine, Row
-from service.tasks import Floats, Given, kind_of, read_for
+from service.tasks import Floats, kind_of
 from service.training.answers import decoded, raw_outputs
 from service.training.measure import Measured, measure_answers
+from service.training.packing import packed
 from service.training.plan import Plan
 from service.training.recipe import Recipe
 from service.training.sets import Set
@@ -76,7 +73,7 @@ def finish(base: BaseModel, plan: Plan, manifest: Manifest, tried: Sequence[Try]
     golden = plan.golden or [
         Input(text=given.text, text_pair=given.text_pair) for given, _ in sets.validation.readings[:GOLDEN]
     ]
-    file = None if recipe.full else _pack(base, manifest, trained, golden)
+    file = None if recipe.full else packed(base, manifest, trained.tensors, golden)
     report = {
         **_result(manifest, validation, test),
         **_way(plan, recipe, trained, tried),
@@ -87,20 +84,6 @@ def finish(base: BaseModel, plan: Plan, manifest: Manifest, tried: Sequence[Try]
         "digest": digest(file) if file else None,
     }
     return Outcome(manifest, file, validation, test, report)
-
-
-def _pack(base: BaseModel, manifest: Manifest, trained: Trained, golden: Sequence[Input]) -> bytes:
-    """The adapter file, with golden outputs of the very weights it holds: rounded, and run by the serving engine."""
-    base = replace(base, weights=base.weights.to(torch.float32))
-    draft = load_resident(base, write_adapter(manifest, trained.tensors), version=1)
-    examples = []
-    for given in golden:
-        reading = read_for(manifest, base.tokenizer, [Given(given.text, given.text_pair)])[0]
-        raw = Engine(base).run([Row(row, draft) for row in reading.rows])
-        outputs = draft.kind.decode(manifest, reading, raw).outputs
-        if len(outputs) <= MAX_OUTPUTS:
-            examples.append(Golden(input=given, outputs=[round(float(value), 5) for value in outputs]))
-    return write_adapter(manifest.model_copy(update={"golden": examples}), trained.tensors)
 
 
 def _result(manifest: Manifest, validation: Measured, test: Measured | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Plain data first: the maths here runs one adapter in training and wherever no ke
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,9 +24,10 @@ TARGETS: Mapping[Site, tuple[Target, ...]] = {
     "ffn_in": ("ffn_in",),
     "ffn_out": ("ffn_out",),
 }
-Activation = Literal["gelu", "relu", "swish", "tanh"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "swish", "tanh"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "swish": F.silu,
     "tanh": torch.tanh,
