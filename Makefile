@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup serve test soak lint bench reproduce data-named clean
+.PHONY: setup serve test soak lint bench imports reproduce data-named clean
 .DEFAULT_GOAL := serve
 
 # The pinned set and nothing else: --no-deps keeps CUDA packages away from machines without a GPU.
@@ -44,6 +44,13 @@ lint: .venv/ready-dev
 bench: .venv/ready
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/upload_under_load.py
+
+# What other libraries save, imported, beside the libraries' own answers; exit code 1 where these differ. PEERS takes their
+# environments. Minutes; writes benchmarks/results/imports.json.
+PEERS ?= build/peers
+
+imports: .venv/ready-dev
+	PYTHONPATH=. $(BIN)/python benchmarks/imports.py --peers "$(PEERS)"
 
 # The adapter paper's experiment, from public data to docs/experiment.md: make reproduce DATA=folder. More than a hundred
 # trainings, which is many hours on a laptop. It can be cut at any time: the same command goes on from the last finished

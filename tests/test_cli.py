@@ -87,7 +87,7 @@ def assert_sentence(result: Result, cause: str) -> None:
 
 def test_the_program_names_its_version_and_its_commands() -> None:
     assert output("--version") == f"rootstock, version {service.__version__}\n"
-    for command in ("serve", "push", "predict", "tasks", "inspect", "train", "evaluate"):
+    for command in ("serve", "push", "predict", "tasks", "inspect", "train", "evaluate", "import", "export"):
         assert command in output("--help")
         assert "Usage: main " + command in output(command, "-h")
 

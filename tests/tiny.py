@@ -78,6 +78,7 @@ METHODS: dict[str, AnyMethod] = {
     "houlsby": Houlsby(bottleneck=4),
     "houlsby without norms": Houlsby(bottleneck=9, norms=False, activation="tanh"),
     "pfeiffer": Pfeiffer(bottleneck=5, activation="relu"),
+    "pfeiffer with gelu's near relative": Pfeiffer(bottleneck=3, activation="gelu_tanh"),
     "pfeiffer in one layer": Pfeiffer(bottleneck=1, layers=(1,)),
     "parallel": Parallel(bottleneck=4, activation="swish"),
     "lora": Lora(rank=3, alpha=6),

@@ -106,7 +106,10 @@ def _lora(config: Mapping[str, Any], saved: Mapping[str, Any], base: Base, tenso
     scale = 1.0 if _before_1_1(str(saved.get("version", ""))) else number(config, "alpha") / rank
     targets: list[Target] = []
     if config.get("selfattn_lora"):
-        targets += [LORA_TARGETS[matrix] for matrix in config.get("attn_matrices", ())]
+        for matrix in config.get("attn_matrices", ()):
+            if matrix not in LORA_TARGETS:
+                raise BadAdapter(f"attn_matrices: {matrix!r} is not supported; known are {', '.join(LORA_TARGETS)}")
+            targets.append(LORA_TARGETS[matrix])
     targets += ["ffn_in"] if config.get("intermediate_lora") else []
     targets += ["ffn_out"] if config.get("output_lora") else []
     changes = {}

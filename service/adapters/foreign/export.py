@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from service.adapters.foreign.imported import MODEL_PREFIXES, Base
-from service.adapters.foreign.peft import WRAPPED
+from service.adapters.foreign.peft import TYPED, WRAPPED
 from service.adapters.manifest import KindName, Manifest
 from service.adapters.methods import Lora
 from service.errors import BadAdapter
@@ -36,6 +36,8 @@ def to_peft(manifest: Manifest, tensors: Mapping[str, Tensor], base: Base) -> tu
         raise BadAdapter(f"kind {manifest.kind} is not supported: its head has no equal in PEFT; known are {known}")
     if "query" not in base.layers[0]:
         raise BadAdapter(f"a base of type {base.model_type} is not supported: its queries, keys and values are one")
+    if manifest.kind == "answer" and base.model_type in TYPED:
+        raise BadAdapter(f"kind answer is not supported on {base.model_type}: PEFT's model hides token types from it")
     task, head = TASKS[manifest.kind]
     prefix = MODEL_PREFIXES[base.model_type] if head else ""
     modules, found = [], {}

@@ -38,9 +38,12 @@ TASKS: Mapping[str | None, tuple[KindName, str | None]] = {
     None: ("embedding", None),
 }
 REFUSED_TASKS: Mapping[Any, str] = {
-    "SEQ_CLS": "a layer with an activation lies between the first token and its classifier; our heads are one linear "
-    "layer",
+    "SEQ_CLS": "a layer with an activation lies between token vectors and labels, and our heads are one linear layer",
 }
+# Model types whose heads are more than one layer, in every task; what lies before the last is nowhere in the folder.
+DEEP_HEADS = ("modernbert",)
+# Model types with a second text of its own type, which the library's model for answers keeps from the base.
+TYPED = ("bert", "electra")
 SCALES = "it scales what frozen layers put out, which no part of ours does"
 REFUSED: Mapping[Any, str] = {
     "IA3": SCALES,
@@ -77,6 +80,13 @@ def read(folder: Path, config: Mapping[str, Any], base: Base, labels: Sequence[s
     task = config.get("task_type")
     if task not in TASKS:
         raise BadAdapter(f"task_type = {task!r} is not supported: {REFUSED_TASKS.get(task, 'the task is not known')}")
+    if TASKS[task][1] is not None and base.model_type in DEEP_HEADS:
+        raise BadAdapter(f"task_type = {task!r} is not supported on {base.model_type}: {REFUSED_TASKS['SEQ_CLS']}")
+    if task == "QUESTION_ANS" and base.model_type in TYPED:
+        raise BadAdapter(
+            f"task_type = {task!r} is not supported on {base.model_type}: the library keeps from the base which tokens "
+            "are the passage's (token_type_ids), and ours tell it"
+        )
     found = read_tensors(folder, FILES)
     if found is None:
         raise BadAdapter(f"there is no {' or '.join(FILES)}")
@@ -85,7 +95,11 @@ def read(folder: Path, config: Mapping[str, Any], base: Base, labels: Sequence[s
     prefix = MODEL_PREFIXES[base.model_type]
     if not any(name.startswith(WRAPPED + prefix) for name in found):
         prefix = ""
-    method, arranged = low_ranks(_changes(config, base, tensors, prefix), base.dims)
+    try:
+        changes = _changes(config, base, tensors, prefix)
+    except re.error as error:
+        raise BadAdapter(f"{error.pattern!r} is no regex: {error}") from error
+    method, arranged = low_ranks(changes, base.dims)
     head = _head(config, tensors, base.dims, labels)
     tensors.finish()
     ours, rows = arrange(head, labels)
