@@ -63,7 +63,7 @@ def run(peers: Path, work: Path, only: str) -> list[Fact]:
 def _inputs(base: BaseModel) -> dict[str, Any]:
     """Texts, and questions with texts, as the base reads them."""
     chance = Random(0)
-    texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 20))) for _ in range(TEXTS)]
+    texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 12))) for _ in range(TEXTS)]
     questions = [" ".join(chance.choices(WORDS, k=chance.randint(3, 8))) for _ in texts]
     kinds = {"texts": list(map(Given, texts)), "pairs": list(map(Given, questions, texts))}
     readings = {name: read(base.tokenizer, given, base.max_length) for name, given in kinds.items()}

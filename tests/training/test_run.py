@@ -215,7 +215,7 @@ def test_a_golden_example_of_another_form_is_refused_before_the_training(
 def test_an_example_with_more_outputs_than_a_header_should_hold_is_left_out(
     tiny_base: BaseModel, plans: Mapping[KindName, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.training.outcome.MAX_OUTPUTS", 60)
+    monkeypatch.setattr("service.training.packing.MAX_OUTPUTS", 60)
     plan = replace(plans["tagging"], recipe=RECIPE, golden=[Input(text="red cat"), Input(text="red cat " * 9)])
     resident = _resident(tiny_base, _run(tiny_base, plan).file)
     assert [golden.input.text for golden in resident.manifest.golden] == ["red cat"]

@@ -42,6 +42,10 @@ def after(
     return {site.removeprefix(prefix).replace(".adapters.n", ".dense"): partial(change, site) for site in sites}
 
 
+def _low_rank(a: Tensor, b: Tensor, scale: float, entered: Tensor, left: Tensor) -> Tensor:
+    return left + scale * entered @ a.T @ b.T
+
+
 def taken(folder: Path, base: BaseModel) -> Imported:
     return read_foreign(folder, foreign_base(base))
 
@@ -180,7 +184,7 @@ def test_lora_with_its_scale(tiny_base: BaseModel, tiny_folder: Path, tmp_path: 
             at = f"encoder.layer.{layer}.{module}"
             a, b = noise(2, HIDDEN, seed=layer), noise(HIDDEN, 2, seed=layer)
             tensors |= {f"bert.{at}.loras.n.lora_A": a, f"bert.{at}.loras.n.lora_B": b}
-            changes[at] = lambda x, y, a=a, b=b: y + 3 * x @ a.T @ b.T
+            changes[at] = partial(_low_rank, a, b, 3.0)
     config: dict[str, Any] = {
         "architecture": "lora",
         "r": 2,
