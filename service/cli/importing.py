@@ -72,7 +72,6 @@ def import_(folder: Path, task: str, out: Path, **options: Any) -> None:
 @base_option
 def export(file: Path, library: str, out: Path, base_model: str | None) -> None:
     """Write an adapter FILE of method lora as a folder that PEFT reads."""
-    import torch
     from safetensors.torch import save_file
 
     from service.adapters.file import read_tensors
@@ -83,7 +82,8 @@ def export(file: Path, library: str, out: Path, base_model: str | None) -> None:
     data = file.read_bytes()
     with naming(file):
         header = fitting_header(base, data, len(data))
-        config, tensors = to_peft(header.manifest, read_tensors(data, header, torch.float32), foreign_base)
+        own = {name: tensor.float() for name, tensor in read_tensors(data, header).items()}
+        config, tensors = to_peft(header.manifest, own, foreign_base)
     out.mkdir(parents=True, exist_ok=True)
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     contiguous = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
