@@ -30,6 +30,7 @@ from service.adapters.methods import AnyMethod, Houlsby, Lora, Parallel, Pfeiffe
 from service.engine.bank import Bank, Resident, bare_resident, load_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
+from service.engine.native import taken_threads
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.store import FolderStore
@@ -64,7 +65,7 @@ def prepare(settings: Settings) -> Contestant:
         ways[f"{name} {few}"] = InMemory(engine, loaded)
     store = FromStore(engine, settings, files)
     ways[f"store {settings['stored']}"] = store
-    ways |= parts(base, engine) | products(base.precision, settings["products"])
+    ways |= parts(base) | products(base.precision, settings["products"])
 
     def facts() -> dict[str, Any]:
         return {"precision": base.precision, "linear_parameters": linear_parameters(base), "store": store.facts()}
@@ -101,9 +102,10 @@ class FromStore:
             self._registry.resident(task)
 
     def __call__(self, batch: Batch) -> list[Floats]:
-        while len(self._asked) < AHEAD:
-            self._asked.append([self._ask(task) for task in self._draw(len(batch))])
-        return self._engine.run(_rows(batch, [found.result() for found in self._asked.popleft()]))
+        with taken_threads():  # as the service has it: reading an adapter is too little for a second
+            while len(self._asked) < AHEAD:
+                self._asked.append([self._ask(task) for task in self._draw(len(batch))])
+            return self._engine.run(_rows(batch, [found.result() for found in self._asked.popleft()]))
 
     def facts(self) -> dict[str, Any]:
         return {

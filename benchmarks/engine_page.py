@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine_parts import PARTS
 from engine_turns import OURS, Turn
 
 HERE = Path(__file__).parent
@@ -59,7 +60,7 @@ def ratios(results: Results) -> str:
 
 
 def many_tasks(turns: Mapping[Turn, Any]) -> str:
-    skipped = {"planning", "embedding", "linear layers", "one-token rows", "heads"}
+    skipped = set(PARTS)
     rows = [
         (turn.contestant, turn.way, _spread(one["rows_per_second"], 0))
         for turn, one in turns.items()

@@ -1,12 +1,10 @@
 """Where the time of a bare pass goes, and how fast this processor multiplies: ways of `engine_ours.py`.
 
-Parts are timed on their own, on the batches of the whole pass. Attention alone cannot be called; it is what a pass
-takes longer than one over the same tokens as rows of one token each. What none of the parts explains is the closing
-of sub-layers: the sum with what they read, the LayerNorm.
+Parts are timed on their own, on the batches of the whole pass. Two of them run only within a pass, and are what is left
+of it: attention, and the closing of sub-layers (the sum with what they read, the LayerNorm).
 """
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import numpy as np
 import torch
@@ -18,8 +16,7 @@ from service.adapters.methods import BARE
 from service.engine import native
 from service.engine.bank import bare_resident
 from service.engine.base_model import BaseModel
-from service.engine.encoder import Group, Stage, encode_stages
-from service.engine.engine import Engine, Row
+from service.engine.heads import by_kernels
 from service.engine.native import NativeLinear
 from service.engine.packing import pack
 from service.engine.stages import Asked, plan
@@ -27,10 +24,10 @@ from service.engine.weights import Linear
 from service.tasks import TokenizedRow
 
 Product = tuple[int, int, int]  # tokens, inputs, outputs
-PARTS = ("planning", "embedding", "linear layers", "one-token rows", "heads")
+PARTS = ("planning", "embedding", "linear layers", "heads")
 
 
-def parts(base: BaseModel, engine: Engine) -> dict[str, Way]:
+def parts(base: BaseModel) -> dict[str, Way]:
     """The parts of a bare pass by name."""
     weights, bare = base.weights, bare_resident(base)
     nothing = np.zeros((1, 1), dtype=np.float32)
@@ -54,21 +51,13 @@ def parts(base: BaseModel, engine: Engine) -> dict[str, Way]:
             layer.ffn_out(layer.ffn_in.activated(narrow, weights.activation))
         return nothing
 
-    def one_token_rows(batch: Batch) -> object:
-        rows = [ids[None] for ids in chain.from_iterable(batch)]
-        packed = pack(tokens(rows))
-        everything = Group(slice(0, len(rows)), slice(0, len(rows)), BARE)
-        encode_stages(weights, [Stage(range(base.dims.layers), packed, [everything], None)])
-        return nothing
-
     def heads(batch: Batch) -> object:
-        rows = [Row(row, bare) for row in tokens(batch)]
         ends = np.cumsum([len(ids) for ids in batch]).tolist()
         hidden = torch.zeros(ends[-1], base.dims.hidden, dtype=weights.dtype)
-        engine._native_heads(rows, hidden, list(zip([0, *ends], ends, strict=False)))
+        by_kernels([bare] * len(batch), hidden, list(zip([0, *ends], ends, strict=False)))
         return nothing
 
-    found = (planning, embedding, linear_layers, one_token_rows, heads)
+    found = (planning, embedding, linear_layers, heads)
     return {name: torch.inference_mode()(way) for name, way in zip(PARTS, found, strict=True)}
 
 

@@ -66,9 +66,7 @@ def shares(found: Times, real: Batches, parameters: Mapping[str, int]) -> Iterat
     for ours in (name for name in OURS if Turn("real", name, "bare") in found):
         whole, *each = (median(map(sum, found[Turn("real", ours, way)])) for way in ("bare", *PARTS))
         part = dict(zip(PARTS, each, strict=True))
-        without = part.pop("one-token rows") - part["embedding"]  # the layers, but for attention
-        part["attention"] = whole - part["planning"] - part["embedding"] - without - part["heads"]
-        part["closing of sub-layers, and the rest"] = whole - sum(part.values())
+        part["attention, sums and LayerNorms"] = whole - sum(part.values())
         reached = 2e-9 * parameters[ours] * tokens / whole
         peaks = {side: peak(found, ours, side) for side in SIDES}
         yield (

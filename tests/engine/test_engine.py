@@ -1,6 +1,7 @@
 """Mixed equals alone: whatever shares the batch, each row gets what it would get by itself, by one pass of the base."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_every_kind_and_method_at_once_equals_alone(tiny_base: BaseModel, tasks:
 
 
 def test_mixed_equals_alone_on_the_real_base(real_base: BaseModel) -> None:
-    _assert_mixed_equals_alone_on(real_base, [*zip(2 * KINDS, METHODS.values(), strict=True)])
+    _assert_mixed_equals_alone_on(real_base, [*zip(cycle(KINDS), METHODS.values(), strict=False)])
 
 
 @pytest.mark.slow
