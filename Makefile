@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup serve test soak lint bench imports reproduce data-named clean
+.PHONY: setup serve test soak lint bench bench-fast bench-data imports reproduce data-named clean
 .DEFAULT_GOAL := serve
+WORK ?= build/benchmarks
 
 # The pinned set and nothing else: --no-deps keeps CUDA packages away from machines without a GPU.
 .venv/ready: requirements.lock pyproject.toml $(wildcard service/engine/native/*.cpp service/engine/native/*.h)
@@ -40,23 +41,31 @@ lint: .venv/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Memory with 1,000 resident adapters, uploads under load. Minutes; writes benchmarks/results/.
-bench: .venv/ready
+# The engine beside its peers, HTTP beside the engine, memory, uploads under load: make bench DATA=folder, an hour on a
+# quiet machine; make bench-fast is the engine's part in two minutes. DATA is laid out as docs/experiment-data.md says;
+# WORK takes the peers' environments. Writes benchmarks/results/ and docs/performance.md.
+bench: bench-data
+	$(BIN)/python benchmarks/engine.py --data "$(WORK)/data" --peers "$(WORK)/peers"
+	$(BIN)/python benchmarks/engine_page.py
+	$(BIN)/python benchmarks/http_load.py --data "$(WORK)/data"
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/upload_under_load.py
 
-# What other libraries save, imported, beside the libraries' own answers; exit code 1 where these differ. PEERS takes their
-# environments. Minutes; writes benchmarks/results/imports.json.
-PEERS ?= build/peers
+bench-fast: bench-data
+	$(BIN)/python benchmarks/engine.py --data "$(WORK)/data" --peers "$(WORK)/peers" --fast
 
+bench-data: data-named .venv/ready-bench
+	$(BIN)/python benchmarks/data_sets.py --data "$(DATA)" --out "$(WORK)/data"
+	mkdir -p "$(WORK)/peers"
+
+# What other libraries save, imported, beside the libraries' own answers; exit code 1 where these differ. WORK takes their
+# environments. Minutes; writes benchmarks/results/imports.json.
 imports: .venv/ready-dev
-	PYTHONPATH=. $(BIN)/python benchmarks/imports.py --peers "$(PEERS)"
+	PYTHONPATH=. $(BIN)/python benchmarks/imports.py --peers "$(WORK)/peers"
 
 # The adapter paper's experiment, from public data to docs/experiment.md: make reproduce DATA=folder. More than a hundred
 # trainings, which is many hours on a laptop. It can be cut at any time: the same command goes on from the last finished
 # epoch. DATA is laid out as docs/experiment-data.md says; WORK takes what is trained.
-WORK ?= build/reproduce
-
 reproduce: data-named .venv/ready-bench
 	$(BIN)/python benchmarks/data_sets.py --data "$(DATA)" --out "$(WORK)/data"
 	$(BIN)/python benchmarks/reproduce.py --data "$(WORK)/data" --work "$(WORK)"
@@ -64,7 +73,7 @@ reproduce: data-named .venv/ready-bench
 	$(BIN)/python benchmarks/reproduce_page.py
 
 data-named:
-	@test -d "$(DATA)" || (echo "say where the data sets are: make reproduce DATA=folder (see docs/experiment-data.md)" && exit 1)
+	@test -d "$(DATA)" || (echo "say where the data sets are: DATA=folder (see docs/experiment-data.md)" && exit 1)
 
 clean:
 	rm -rf .venv

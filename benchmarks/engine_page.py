@@ -17,14 +17,15 @@ from engine_turns import OURS, Turn
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
+PICTURE = "![{}](performance/{}.svg)"
 
 
 def page(results: Results) -> str:
-    turns = {Turn(one["workload"], one["contestant"], one["way"]): one for one in results["turns"]}
+    turns = turns_of(results)
     sections = {
         "What is asked of it": [ratios(results)],
-        "Many tasks": [many_tasks(turns)],
-        "By length": [by_length(turns)],
+        "Many tasks": [PICTURE.format("Rows a second by number of tasks", "by-tasks"), many_tasks(turns)],
+        "By length": [PICTURE.format("Rows a second by length", "by-length"), by_length(turns)],
         "One row alone": [alone(turns)],
         "Where the time goes": [shares(results)],
         "How near the vectors are": [agreement(results)],
@@ -35,6 +36,10 @@ def page(results: Results) -> str:
     for title, paragraphs in sections.items():
         parts += [f"## {title}", *map(_wrapped, paragraphs)]
     return "\n\n".join(parts) + "\n"
+
+
+def turns_of(results: Results) -> dict[Turn, Any]:
+    return {Turn(one["workload"], one["contestant"], one["way"]): one for one in results["turns"]}
 
 
 def introduction(results: Results) -> list[str]:
@@ -136,7 +141,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _wrapped(paragraph: str) -> str:
-    return paragraph if paragraph.startswith("|") else textwrap.fill(paragraph, 120, break_long_words=False)
+    return paragraph if paragraph.startswith(("|", "!")) else textwrap.fill(paragraph, 120, break_long_words=False)
 
 
 def main() -> None:
@@ -144,7 +149,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "engine.json")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs")
     options = parser.parse_args()
+    from engine_pictures import draw  # here, for matplotlib is only needed to draw
+
     results = json.loads(options.results.read_text(encoding="utf-8"))
+    draw(turns_of(results), options.docs / "performance")
     (options.docs / "performance.md").write_text(page(results), encoding="utf-8")
 
 

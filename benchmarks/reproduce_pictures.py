@@ -4,27 +4,17 @@ Each function gives None where the trainings that it shows are not there. The sa
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import drawing
 from reproduce import EXPERIMENTS, LINES
 from reproduce_results import Results, metric_name
 
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "rootstock",  # element names, otherwise random
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-}
 YARDSTICK = "#444444"
 MARKS = (("#1f6f8b", "o"), ("#d1762c", "s"), ("#7a5195", "D"), (YARDSTICK, "*"))  # of each line: colour, marker
 
@@ -158,13 +148,4 @@ PICTURES: dict[str, Callable[[Results], Figure | None]] = {
 
 def draw(results: Results, folder: Path) -> set[str]:
     """Writes the pictures that there is something for, and names them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = set()
-    with matplotlib.rc_context(STYLE):
-        for name, picture in PICTURES.items():
-            path = folder / f"{name}.svg"
-            path.unlink(missing_ok=True)
-            if (figure := picture(results)) is not None:
-                figure.savefig(path, metadata={"Date": None, "Creator": None})
-                drawn.add(name)
-    return drawn
+    return drawing.draw({name: partial(picture, results) for name, picture in PICTURES.items()}, folder)

@@ -31,7 +31,7 @@ def test_everything_that_is_compared_is_timed_once(scale: Scale) -> None:
 
 def test_the_parts_of_a_pass_are_the_whole_of_it() -> None:
     ours, real = OURS[1], [[[1, 2, 3], [4, 5]]]
-    seconds = {"bare": 1.0} | dict(zip(PARTS, (0.05, 0.1, 0.5, 0.8, 0.05), strict=True))
+    seconds = {"bare": 1.0} | dict(zip(PARTS, (0.05, 0.1, 0.5, 0.05), strict=True))
     times = {Turn("real", ours, way): [[one]] for way, one in seconds.items()}
     times |= {Turn("products", ours, product(side, PRODUCTS[0])): [[2.0]] for side in SIDES}
     ((name, found),) = shares(times, real, {ours: 1000})
@@ -39,5 +39,4 @@ def test_the_parts_of_a_pass_are_the_whole_of_it() -> None:
     assert found["pass_gops"] == pytest.approx(2e-9 * 1000 * 5)
     part = found["where_the_time_goes"]
     assert sum(part.values()) == pytest.approx(1)
-    assert part["attention"] == pytest.approx(0.1)  # 1 less planning, embedding and heads, less 0.7 without it
-    assert part["closing of sub-layers, and the rest"] == pytest.approx(0.2)
+    assert part["attention, sums and LayerNorms"] == pytest.approx(0.3)
