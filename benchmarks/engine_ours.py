@@ -27,7 +27,8 @@ from peers.protocol import Batch, Contestant, Settings, Way, serve
 from service.adapters.file import write_adapter
 from service.adapters.manifest import Manifest
 from service.adapters.methods import AnyMethod, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
-from service.engine.bank import Bank, Resident, bare_resident, load_resident
+from service.engine.arranging import load_resident
+from service.engine.bank import Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
 from service.engine.native import taken_threads

@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from engine_contestants import Failed, Running
 from engine_ours import InMemory
 from made import made_adapter
-from service.engine.bank import Resident, bare_resident, load_resident
+from service.engine.arranging import load_resident
+from service.engine.bank import Resident, bare_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.engine.engine import Engine
 

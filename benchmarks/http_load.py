@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import torch
 
 from made import made_adapter
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
 from service.tasks import Given, read_for

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from engine_contestants import environment
 from service.cli import main as program
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.engine.engine import Engine, Row
 from service.tasks import Given, TokenizedRow

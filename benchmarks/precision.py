@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from data_sets import DATASETS, DataSet
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import load_base
 from service.errors import BadBase
 from service.training.evaluate import asking, evaluate

@@ -32,7 +32,7 @@ from data_sets import DATASETS, DataSet
 from service.adapters.file import read_header, read_tensors, write_adapter
 from service.adapters.methods import Houlsby
 from service.client import Client
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel, load_base
 from service.tasks import expected_shapes
 from service.training.data import read_examples

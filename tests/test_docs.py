@@ -13,7 +13,7 @@ import pytest
 from service.adapters.file import digest
 from service.api.app import create_app
 from service.client import Client
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel
 from service.settings import Settings
 from tests.live import listening

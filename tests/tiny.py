@@ -34,7 +34,8 @@ from transformers import (
 from service.adapters.file import write_adapter
 from service.adapters.manifest import Golden, HeadSettings, Input, KindName, Manifest, TokenizerSettings, Trained
 from service.adapters.methods import BARE, AnyMethod, Head, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
-from service.engine.bank import Resident, load_resident
+from service.engine.arranging import load_resident
+from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row

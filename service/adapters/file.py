@@ -92,36 +92,44 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> N
             raise BadAdapter(f"tensor {name} belongs to no part of this method and kind")
 
 
-def read_tensors(data: bytes | memoryview, header: Header) -> dict[str, Tensor]:
-    """The tensors as they are stored, of a file that has passed with this header.
+def payload_of(data: bytes | memoryview, header: Header) -> memoryview:
+    """The tensors' bytes: in `data` itself where that can be written to, otherwise in a copy."""
+    payload = memoryview(data)[header.length :]
+    return memoryview(bytearray(payload)) if payload.readonly else payload  # torch refers to none that is
 
-    They lie in `data` itself where that can be written to, otherwise in a copy.
+
+def runs(tensors: Mapping[str, Stored]) -> list[tuple[str, ...]]:
+    """The tensors in the order of their bytes, neighbours of one dtype together."""
+    order = sorted(tensors, key=lambda name: tensors[name].start)
+    return [tuple(run) for _, run in groupby(order, key=lambda name: tensors[name].dtype)]
+
+
+def read_run(payload: memoryview, places: Sequence[Stored]) -> tuple[Tensor, bool]:
+    """Neighbours of one dtype as one tensor in the payload; and whether they are certainly finite.
+
+    That is quick, and never wrongly so; numbers near the largest may add up to more than there is.
+    """
+    span, dtype = payload[places[0].start : places[-1].end], DTYPES[places[0].dtype]
+    block = torch.frombuffer(span, dtype=dtype) if span else torch.empty(0, dtype=dtype)
+    return block, bool(torch.isfinite(block.sum()))
+
+
+def read_tensors(data: bytes | memoryview, header: Header) -> dict[str, Tensor]:
+    """The tensors as they are stored, of a file that has passed with this header. They lie in `payload_of` it.
 
     Raises:
         BadAdapter: a tensor holds NaN or infinity.
     """
-    payload = memoryview(data)[header.length :]
-    if payload.readonly:
-        payload = memoryview(bytearray(payload))  # torch refers to none that is
-    tensors: dict[str, Tensor] = {}
-    order = sorted(header.tensors.items(), key=lambda item: item[1].start)
-    for kind, run in groupby(order, key=lambda item: item[1].dtype):
-        places = dict(run)
-        block = _numbers(payload, list(places.values()), DTYPES[kind])
-        parts = dict(zip(places, torch.split(block, [prod(place.shape) for place in places.values()]), strict=True))
-        # Quick, and never wrongly finite; numbers near the largest may add up to more.
-        if not torch.isfinite(block.sum()):
-            for name, part in parts.items():
-                if not torch.isfinite(part).all():
-                    raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
-        tensors |= {name: part.view(places[name].shape) for name, part in parts.items()}
+    payload, tensors = payload_of(data, header), dict[str, Tensor]()
+    for names in runs(header.tensors):
+        places = [header.tensors[name] for name in names]
+        block, finite = read_run(payload, places)
+        parts = dict(zip(names, torch.split(block, [prod(place.shape) for place in places]), strict=True))
+        for name, part in parts.items():
+            if not finite and not torch.isfinite(part).all():
+                raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
+            tensors[name] = part.view(header.tensors[name].shape)
     return tensors
-
-
-def _numbers(payload: memoryview, places: Sequence[Stored], dtype: torch.dtype) -> Tensor:
-    """Neighbouring tensors as one."""
-    span = payload[places[0].start : places[-1].end]
-    return torch.frombuffer(span, dtype=dtype) if span else torch.empty(0, dtype=dtype)
 
 
 def _parse_header(data: bytes | memoryview, size: int) -> tuple[dict[str, Any], int]:

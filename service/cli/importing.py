@@ -76,7 +76,7 @@ def export(file: Path, library: str, out: Path, base_model: str | None) -> None:
 
     from service.adapters.file import read_tensors
     from service.adapters.foreign.export import to_peft
-    from service.engine.bank import fitting_header
+    from service.engine.arranging import fitting_header
 
     base, foreign_base = _base(base_model)
     data = file.read_bytes()

@@ -211,7 +211,7 @@ def _local(path: Path, options: dict[str, Any]) -> "tuple[Manifest, Asked]":
     import torch
 
     from service.adapters.file import read_header
-    from service.engine.bank import load_resident
+    from service.engine.arranging import load_resident
     from service.engine.base_model import DEFAULT_BASE, load_base
     from service.training.evaluate import asking
 

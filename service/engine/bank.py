@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 
-import torch
-
-from service.adapters.file import Header, check_shapes, digest, read_header, read_tensors
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
-from service.adapters.methods import BARE, AnyMethod, Head, Tensors
+from service.adapters.methods import BARE, Head, Tensors
 from service.engine.base_model import BaseModel
-from service.engine.layout import AnyAdaptation, placed
-from service.engine.weights import Weights
-from service.errors import BadAdapter
-from service.tasks import Kind, expected_shapes, kind_of
+from service.engine.layout import AnyAdaptation
+from service.tasks import Kind, kind_of
 
 BARE_TASK = "embedding"  # the task that the base answers without an adapter
 
@@ -45,62 +40,6 @@ class Resident:
         return self.head["head.weight"].data_ptr(), self.head["head.bias"].data_ptr()
 
 
-def load_resident(base: BaseModel, data: bytes | memoryview, version: int) -> Resident:
-    """Validates an adapter file for this base, header first, and arranges it for the engine.
-
-    Raises:
-        BadAdapter: naming the field or tensor that is wrong.
-    """
-    return make_resident(base, fitting_header(base, data, len(data)), data, version, digest(data))
-
-
-def fitting_header(base: BaseModel, head: bytes | memoryview, size: int) -> Header:
-    """What a file of `size` bytes says of itself, if by its header it fits this base.
-
-    Args:
-        head: the file, or its first `HEAD_BYTES`.
-
-    Raises:
-        BadAdapter: naming the field or tensor that is wrong.
-    """
-    header = read_header(head, size)
-    check_base(base, header.manifest)
-    check_shapes(header.shapes, expected_shapes(header.manifest, base.dims))
-    return header
-
-
-def make_resident(base: BaseModel, header: Header, data: bytes | memoryview, version: int, content: str) -> Resident:
-    """Arranges the tensors of a file that has passed with this header. Nothing of what comes out refers to `data`.
-
-    Args:
-        content: the file's digest.
-
-    Raises:
-        BadAdapter: a tensor holds NaN or infinity.
-    """
-    manifest, tensors = header.manifest, read_tensors(data, header)
-    method = {name: tensors.pop(name) for name in manifest.method.shapes(base.dims)}
-    head = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    adaptation = _adapted(base.weights, manifest.method, method)
-    return Resident(
-        manifest=manifest,
-        version=version,
-        digest=content,
-        kind=kind_of(manifest),
-        adaptation=adaptation,
-        head=head,
-        parameters=header.parameters,
-        bytes=adaptation.nbytes + sum(tensor.nbytes for tensor in head.values()),
-    )
-
-
-def _adapted(weights: Weights, method: AnyMethod, tensors: Tensors) -> AnyAdaptation:
-    if weights.native is not None or weights.slots is not None:
-        return placed(weights, method.adapt(weights.dims, tensors, dtype=None))
-    own = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    return method.adapt(weights.dims, own, weights.dtype)
-
-
 def bare_resident(base: BaseModel) -> Resident:
     """The base itself as a task: embeddings by mean pooling."""
     manifest = Manifest(
@@ -113,19 +52,6 @@ def bare_resident(base: BaseModel) -> Resident:
         description="The bare base: the mean of its token vectors, scaled to length one.",
     )
     return Resident(manifest, 0, base.fingerprint, kind_of(manifest), BARE, {}, 0, 0)
-
-
-def check_base(base: BaseModel, manifest: Manifest) -> None:
-    """An adapter fits one base only: equal shapes are not enough."""
-    if manifest.base.fingerprint != base.fingerprint:
-        raise BadAdapter(
-            f"manifest: the adapter was trained on base {manifest.base.name} with fingerprint "
-            f"{manifest.base.fingerprint[:16]}…, this service runs {base.name} with {base.fingerprint[:16]}…"
-        )
-    if manifest.tokenizer.max_length > base.max_length:
-        raise BadAdapter(
-            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length}"
-        )
 
 
 class Bank:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
-from service.adapters.file import Header, Stored, digest
-from service.engine.bank import Resident, fitting_header, load_resident, make_resident
+from service.adapters.file import digest
+from service.engine.arranging import Arranger
+from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter, BadStore, UnknownVersion
 from service.registry.store import FolderStore
@@ -19,18 +20,17 @@ log = logging.getLogger(__name__)
 
 class Loader:
     def __init__(self, base: BaseModel, store: FolderStore) -> None:
-        self._base, self._store = base, store
+        self._store, self._arranger = store, Arranger(base)
         self._threads = ThreadPoolExecutor(THREADS, "loader")
         self._begun: dict[tuple[str, int], Future[Resident]] = {}
         self._lock = Lock()  # guards `_begun`
-        self._tables: dict[tuple[tuple[str, Stored], ...], dict[str, Stored]] = {}
 
     def examine(self, name: str, number: int) -> Version:
         """Judges a file by its header; one that is refused is a version too."""
         content, size = "", 0
         try:
             content, size, head, tag = self._store.look(name, number)
-            header = self._shared(fitting_header(self._base, head, size))
+            header = self._arranger.header(head, size)
             return Version(number, content, size, header, header.parameters, tag)
         except UnknownVersion:
             problem = "its file is missing"
@@ -38,14 +38,14 @@ class Loader:
             problem = error.detail
         return refused(name, Version(number, content, size, None), problem)
 
-    def judge(self, data: bytes, number: int) -> tuple[Version, Resident]:
+    def judge(self, data: bytes | memoryview, number: int) -> tuple[Version, Resident]:
         """Judges a whole file from outside.
 
         Raises:
             BadAdapter
         """
-        header, content = self._shared(fitting_header(self._base, data, len(data))), digest(data)
-        resident = make_resident(self._base, header, data, number, content)
+        header, content = self._arranger.header(data, len(data)), digest(data)
+        resident = self._arranger.arrange(header, data, number, content)
         return Version(number, content, len(data), header, header.parameters), resident
 
     def load(self, name: str, version: Version) -> Resident:
@@ -56,8 +56,8 @@ class Loader:
         """
         with self._store.reading(name, version.number) as (data, tag):
             if version.header is not None and version.tag == tag:
-                return make_resident(self._base, version.header, data, version.number, version.digest)
-            return load_resident(self._base, data, version.number)
+                return self._arranger.arrange(version.header, data, version.number, version.digest)
+            return self.judge(data, version.number)[1]
 
     def begin(self, name: str, number: int, load: Callable[[], Resident]) -> "Future[Resident]":
         """Runs `load` beside the caller; once, however many ask for this version meanwhile."""
@@ -74,11 +74,6 @@ class Loader:
             if key not in self._begun:
                 self._begun[key] = self._threads.submit(run)
             return self._begun[key]
-
-    def _shared(self, header: Header) -> Header:
-        """Thousands of adapters have one table of tensors; it is kept once."""
-        table = self._tables.setdefault(tuple(header.tensors.items()), header.tensors)
-        return header._replace(tensors=table)
 
 
 def refused(name: str, version: Version, problem: str) -> Version:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.adapters.file import write_adapter
 from service.adapters.manifest import MAX_OUTPUTS, Golden, Input, Manifest
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.tasks import Given, read_for

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.adapters.file import MANIFEST_KEY, read_header, write_adapter
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter
 from tests.adapters.forge import put_together, take_apart, with_entry, with_header, with_manifest

@@ -11,7 +11,7 @@ from torch import Tensor
 from service.adapters.file import check_shapes, digest, read_header, read_tensors, write_adapter
 from service.adapters.manifest import KindName
 from service.adapters.methods import AnyMethod, Houlsby, Shape
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter
 from service.tasks import expected_shapes

@@ -4,6 +4,7 @@ import threading
 from asyncio import Event
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -66,7 +67,7 @@ def mixed(service: Harness, tiny_base: BaseModel) -> Harness:
     """A service of several tasks of every kind and every method."""
     for seed, labels in enumerate([("no", "yes"), ("red", "green", "blue"), ("a", "b", "c", "d", "e")]):
         service.upload(f"labels-{seed}", make_adapter(tiny_base, labels=labels, seed=seed))
-    for seed, (kind, method) in enumerate(zip(2 * KINDS, METHODS.values(), strict=True), start=7):
+    for seed, (kind, method) in enumerate(zip(cycle(KINDS), METHODS.values(), strict=False), start=7):
         service.upload(f"{kind}-{seed}", make_adapter(tiny_base, kind=kind, method=method, seed=seed))
     return service
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from service.adapters.file import write_adapter
 from service.adapters.methods import BARE, Adaptation, AnyMethod, Houlsby, Lora
 from service.engine.architectures import ARCHITECTURES
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row

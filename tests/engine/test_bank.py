@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from service.adapters.file import digest
 from service.adapters.manifest import BaseIdentity, TokenizerSettings
 from service.adapters.methods import Head, Houlsby
-from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident, load_resident
+from service.engine.arranging import load_resident
+from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel, load_base
 from service.errors import BadAdapter
 from tests.adapters.forge import with_manifest

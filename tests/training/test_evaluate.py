@@ -9,7 +9,8 @@ from service.adapters.manifest import KindName, TokenizerSettings
 from service.api.app import create_app
 from service.cli.training import served
 from service.client import Client
-from service.engine.bank import bare_resident, load_resident
+from service.engine.arranging import load_resident
+from service.engine.bank import bare_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData

@@ -11,7 +11,8 @@ import torch
 from service.adapters.file import digest
 from service.adapters.manifest import Calibration, Input, KindName
 from service.adapters.methods import AnyMethod, Head, Houlsby, Lora
-from service.engine.bank import Resident, load_resident
+from service.engine.arranging import load_resident
+from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadData, Diverged

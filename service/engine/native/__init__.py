@@ -1,12 +1,12 @@
 """Our own kernels for processors with AVX-512: packed linear layers, and all adapters of a batch in one call."""
 
-from service.engine.native.adaptation import NativeAdaptation, packed_adaptation
+from service.engine.native.adaptation import Mould, NativeAdaptation, packed_adaptation
 from service.engine.native.binding import available, taken_threads
 from service.engine.native.linear import NativeLinear
 from service.engine.native.model import fits, packed_weights, through
 from service.engine.native.rows import embed, heads
 
 __all__ = [
-    "NativeAdaptation", "NativeLinear", "available", "embed", "fits", "heads", "packed_adaptation", "packed_weights",
-    "taken_threads", "through",
+    "Mould", "NativeAdaptation", "NativeLinear", "available", "embed", "fits", "heads", "packed_adaptation",
+    "packed_weights", "taken_threads", "through",
 ]  # fmt: skip

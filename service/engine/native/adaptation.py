@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from mmap import mmap
 from typing import Any
 from weakref import finalize
 
@@ -33,6 +32,7 @@ TENSOR = np.dtype(
     + [("n", np.int64), ("k", np.int64), ("stored", np.int32), ("wanted", np.int32), ("packed", np.int64)]
 )
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+BYTES = np.array([dtype.itemsize for dtype in TYPES])
 PREFIX = np.dtype([("keys", np.uint64), ("values", np.uint64), ("length", np.int64)])
 Table = NDArray[Any]
 Memory = NDArray[np.uint8]
@@ -71,41 +71,85 @@ def packed_adaptation(adaptation: Adaptation, dims: Dims, dtype: torch.dtype, bl
     Args:
         dtype: of the base's token vectors, which the matrices take.
     """
-    parts = _Parts(dtype)
-    sites = np.zeros((dims.layers, len(PLACES)), SITE)
-    for layer, place in {**adaptation.bottlenecks, **adaptation.norms}:  # what a site has lies together
-        record = sites[layer, PLACES.index(place)]
-        if (layer, place) in adaptation.bottlenecks:
-            _put_bottleneck(parts, record, adaptation.bottlenecks[layer, place])
-        if (layer, place) in adaptation.norms:
-            _put_norm(parts, record, adaptation.norms[layer, place])
-    low_ranks = np.zeros((dims.layers, len(ALL_TARGETS)), LOW_RANK)
-    for (layer, target), part in adaptation.low_ranks.items():
-        _put_low_rank(parts, low_ranks[layer, ALL_TARGETS.index(target)], part)
-        if target in TARGETS["qkv"]:
-            low_ranks[layer, ALL_TARGETS.index(target)]["first"] = TARGETS["qkv"].index(target) * dims.hidden
-    prefixes = np.zeros(dims.layers, PREFIX)
-    for layer, prefix in adaptation.prefixes.items():
-        _put_prefix(parts, prefixes[layer], prefix)
-    block = blocks.take(parts.size)
-    packed = NativeAdaptation(
-        first_layer=adaptation.first_layer,
-        prefix_length=adaptation.prefix_length,
-        sites=sites if adaptation.bottlenecks or adaptation.norms else None,
-        low_ranks=low_ranks if adaptation.low_ranks else None,
-        prefixes=prefixes if adaptation.prefixes else None,
-        memory=parts.lay_down(block),
-    )
-    finalize(packed, blocks.give_back, block).atexit = False
-    return packed
+    return Mould(adaptation, dims, dtype, blocks).cast()
+
+
+class Mould:
+    """How adapters of one shape are packed: what of their tensors goes where in a block, and the tables over that.
+
+    It is made from a first one, and packs another whose tensors lie to each other as that one's do, as those of files
+    with one table of tensors.
+    """
+
+    def __init__(self, adaptation: Adaptation, dims: Dims, dtype: torch.dtype, blocks: Blocks) -> None:
+        """As `packed_adaptation`."""
+        self._blocks = blocks
+        parts = _Parts(dtype)
+        sites = np.zeros((dims.layers, len(PLACES)), SITE)
+        for layer, place in {**adaptation.bottlenecks, **adaptation.norms}:  # what a site has lies together
+            record = sites[layer, PLACES.index(place)]
+            if (layer, place) in adaptation.bottlenecks:
+                _put_bottleneck(parts, record, adaptation.bottlenecks[layer, place])
+            if (layer, place) in adaptation.norms:
+                _put_norm(parts, record, adaptation.norms[layer, place])
+        low_ranks = np.zeros((dims.layers, len(ALL_TARGETS)), LOW_RANK)
+        for (layer, target), part in adaptation.low_ranks.items():
+            _put_low_rank(parts, low_ranks[layer, ALL_TARGETS.index(target)], part)
+            if target in TARGETS["qkv"]:
+                low_ranks[layer, ALL_TARGETS.index(target)]["first"] = TARGETS["qkv"].index(target) * dims.hidden
+        prefixes = np.zeros(dims.layers, PREFIX)
+        for layer, prefix in adaptation.prefixes.items():
+            _put_prefix(parts, prefixes[layer], prefix)
+        self._first_layer, self._prefix_length = adaptation.first_layer, adaptation.prefix_length
+        self._tables = (
+            sites if adaptation.bottlenecks or adaptation.norms else None,
+            low_ranks if adaptation.low_ranks else None,
+            prefixes if adaptation.prefixes else None,
+        )
+        self._size, self._tensors = parts.size, parts.tensors()
+        self._held: list[Tensor] = parts.held  # what the first one is cast from
+
+    def reusable(self, address: int, size: int) -> bool:
+        """Lets go the first one's tensors, if all that is packed lies in these bytes, and nothing was made for it."""
+        starts = self._tensors["from"].astype(np.int64)
+        ends = starts + self._tensors["n"] * self._tensors["k"] * BYTES[self._tensors["stored"]]
+        if not ((starts >= address).all() and (ends <= address + size).all()):
+            return False
+        self._held = []
+        return True
+
+    def cast(self, shift: int = 0) -> NativeAdaptation:
+        """Packs the adapter whose tensors lie `shift` bytes behind those of the first one."""
+        block = self._blocks.take(self._size)
+        memory = np.frombuffer(block, dtype=np.uint8)
+        tensors = self._tensors.copy()
+        tensors["from"] = (tensors["from"].astype(np.int64) + shift).astype(np.uint64)
+        tensors["to"] += memory.ctypes.data
+        call("lay", tensors.ctypes.data, len(tensors))
+        sites, low_ranks, prefixes = (
+            None if table is None else _beginning(table, memory.ctypes.data) for table in self._tables
+        )
+        packed = NativeAdaptation(self._first_layer, self._prefix_length, sites, low_ranks, prefixes, memory)
+        finalize(packed, self._blocks.give_back, block).atexit = False
+        return packed
+
+
+def _beginning(table: Table, address: int) -> Table:
+    """The table over a block that begins at `address`; the one given counts from `LINE`, and 0 is nothing."""
+    moved = table.copy()
+    for name in table.dtype.names or ():
+        if table.dtype[name] == np.uint64:
+            moved[name] += np.where(table[name] != 0, np.uint64(address - LINE), np.uint64(0))
+    return moved
 
 
 class _Parts:
-    """Pieces of the block that is to be: first all sizes, then what each holds, converted and packed in one call."""
+    """Pieces of the block that is to be."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._waiting: list[tuple[Any, str, Tensor, int, bool]] = []  # (record, its field, what, where, packed)
+        self.held: list[Tensor] = []
+        self._rows: list[tuple[int, ...]] = []
         self._end = 0
 
     @property
@@ -113,29 +157,23 @@ class _Parts:
         """Bytes of the whole; one at least."""
         return max(1, self._end)
 
+    def tensors(self) -> Table:
+        """What goes where: of TENSOR, `to` counted from the block's begin."""
+        return np.array(self._rows, TENSOR)
+
     def add_matrix(self, record: Any, name: str, matrix: Tensor) -> None:
         size = packed_numbers(*matrix.shape) * self._dtype.itemsize
-        self._add(record, name, matrix, size, packed=True)
+        self._add(record, name, matrix, size, self._dtype, packed=True)
 
     def add_numbers(self, record: Any, name: str, numbers: Tensor) -> None:
         """As float32."""
-        self._add(record, name, numbers.reshape(1, -1), 4 * numbers.numel(), packed=False)
+        self._add(record, name, numbers.reshape(1, -1), 4 * numbers.numel(), torch.float32, packed=False)
 
-    def lay_down(self, block: mmap) -> Memory:
-        """Fills the block; every record's field is then the address of its piece."""
-        memory = np.frombuffer(block, dtype=np.uint8)
-        begin = memory.ctypes.data
-        asked = []
-        for record, name, tensor, at, packed in self._waiting:
-            record[name] = begin + at
-            wanted = self._dtype if packed else torch.float32
-            asked.append((tensor.data_ptr(), begin + at, *tensor.shape, TYPES[tensor.dtype], TYPES[wanted], packed))
-        tensors = np.array(asked, TENSOR)
-        call("lay", tensors.ctypes.data, len(tensors))
-        return memory
-
-    def _add(self, record: Any, name: str, tensor: Tensor, size: int, packed: bool) -> None:
-        self._waiting.append((record, name, tensor.contiguous(), self._end, packed))
+    def _add(self, record: Any, name: str, tensor: Tensor, size: int, wanted: torch.dtype, packed: bool) -> None:
+        own = tensor.contiguous()
+        self.held.append(own)
+        self._rows.append((own.data_ptr(), self._end, *own.shape, TYPES[own.dtype], TYPES[wanted], packed))
+        record[name] = LINE + self._end
         self._end += -(-size // LINE) * LINE
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from service.adapters.file import read_header
 from service.adapters.manifest import Manifest
 from service.cli import main
-from service.engine.bank import load_resident
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from tests.adapters.foreign.made import LORA, adapterhub, bottlenecks, head, low_ranks, write

@@ -1,0 +1,141 @@
+"""From an adapter file to a version that is ready to run."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.adapters.file import (
+    Header,
+    Stored,
+    check_shapes,
+    digest,
+    payload_of,
+    read_header,
+    read_run,
+    read_tensors,
+    runs,
+)
+from service.adapters.manifest import Manifest
+from service.adapters.methods import AnyMethod
+from service.engine.bank import Resident
+from service.engine.base_model import BaseModel
+from service.engine.layout import AnyAdaptation, placed
+from service.engine.native import Mould
+from service.errors import BadAdapter
+from service.tasks import expected_shapes, kind_of
+
+
+def load_resident(base: BaseModel, data: bytes | memoryview, version: int) -> Resident:
+    """Validates an adapter file for this base, header first, and arranges it for the engine.
+
+    Raises:
+        BadAdapter: naming the field or tensor that is wrong.
+    """
+    header = fitting_header(base, data, len(data))
+    return Arranger(base).arrange(header, data, version, digest(data))
+
+
+def fitting_header(base: BaseModel, head: bytes | memoryview, size: int) -> Header:
+    """What a file of `size` bytes says of itself, if by its header it fits this base.
+
+    Args:
+        head: the file, or its first `HEAD_BYTES`.
+
+    Raises:
+        BadAdapter: naming the field or tensor that is wrong.
+    """
+    header = read_header(head, size)
+    check_base(base, header.manifest)
+    check_shapes(header.shapes, expected_shapes(header.manifest, base.dims))
+    return header
+
+
+def check_base(base: BaseModel, manifest: Manifest) -> None:
+    """An adapter fits one base only: equal shapes are not enough."""
+    if manifest.base.fingerprint != base.fingerprint:
+        raise BadAdapter(
+            f"manifest: the adapter was trained on base {manifest.base.name} with fingerprint "
+            f"{manifest.base.fingerprint[:16]}…, this service runs {base.name} with {base.fingerprint[:16]}…"
+        )
+    if manifest.tokenizer.max_length > base.max_length:
+        raise BadAdapter(
+            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length}"
+        )
+
+
+class _Known(NamedTuple):
+    """How files with one table of tensors and one method are packed."""
+
+    mould: Mould
+    address: int  # of the payload that the mould was made from
+    runs: list[list[Stored]]
+    head: dict[str, Stored]
+
+
+class Arranger:
+    """Arranges files for the engine. Of thousands that are laid out alike, all but the first are packed in one call."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self._base = base
+        self._tables: dict[tuple[tuple[str, Stored], ...], dict[str, Stored]] = {}
+        self._known: dict[tuple[int, AnyMethod], _Known] = {}
+
+    def header(self, head: bytes | memoryview, size: int) -> Header:
+        """As `fitting_header`; headers with equal tables share one."""
+        found = fitting_header(self._base, head, size)
+        return found._replace(tensors=self._tables.setdefault(tuple(found.tensors.items()), found.tensors))
+
+    def arrange(self, header: Header, data: bytes | memoryview, version: int, content: str) -> Resident:
+        """Arranges the tensors of a file that has passed with this header. Nothing of what comes out refers to `data`.
+
+        Args:
+            header: one of `self.header` is the quickest.
+            content: the file's digest.
+
+        Raises:
+            BadAdapter: a tensor holds NaN or infinity.
+        """
+        manifest, payload = header.manifest, payload_of(data, header)
+        known = self._known.get((id(header.tensors), manifest.method))
+        if known is not None and all(finite for _, finite in (read_run(payload, run) for run in known.runs)):
+            adaptation: AnyAdaptation = known.mould.cast(_address(payload) - known.address)
+            head = {name: read_run(payload, [stored])[0].view(stored.shape) for name, stored in known.head.items()}
+        else:
+            adaptation, head = self._arrange_anew(header, payload)
+        own = {name: tensor.to(torch.float32, copy=True) for name, tensor in head.items()}
+        return Resident(
+            manifest=manifest,
+            version=version,
+            digest=content,
+            kind=kind_of(manifest),
+            adaptation=adaptation,
+            head=own,
+            parameters=header.parameters,
+            bytes=adaptation.nbytes + sum(tensor.nbytes for tensor in own.values()),
+        )
+
+    def _arrange_anew(self, header: Header, payload: memoryview) -> tuple[AnyAdaptation, dict[str, Tensor]]:
+        weights, dims, method = self._base.weights, self._base.dims, header.manifest.method
+        head = read_tensors(payload, header._replace(length=0))
+        tensors = {name: head.pop(name) for name in method.shapes(dims)}
+        if weights.native is None and weights.slots is None:  # as training has it
+            own = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+            return method.adapt(dims, own, weights.dtype), head
+        adapted = method.adapt(dims, tensors, dtype=None)
+        if weights.native is None:
+            return placed(weights, adapted), head
+        mould = Mould(adapted, dims, weights.dtype, weights.native.blocks)
+        adaptation = mould.cast()
+        address = _address(payload)
+        shared = self._tables.get(tuple(header.tensors.items())) is header.tensors
+        if shared and mould.reusable(address, len(payload)):
+            each = [[header.tensors[name] for name in run] for run in runs(header.tensors)]
+            of_head = {name: header.tensors[name] for name in head}
+            self._known[id(header.tensors), method] = _Known(mould, address, each, of_head)
+        return adaptation, head
+
+
+def _address(payload: memoryview) -> int:
+    return int(np.frombuffer(payload, dtype=np.uint8).ctypes.data) if payload else 0
