@@ -63,16 +63,21 @@ void bottleneck(const Site& site, const Number* x, long m, long hidden, Number* 
   using Format = typename FormatOf<Number>::type;
   const long width = site.width;
   product<Format>(m, x, hidden, site.down, hidden / Format::step, width, 0, width,
-                  [&](long row, long column, __m512 sum) {
-                    sum = _mm512_add_ps(sum, load(site.down_bias + column));
-                    store(inner + row * width + column, activated(sum, site.activation));
-                    ahead.pull();
+                  [&](long column) {
+                    const __m512 bias = load(site.down_bias + column);
+                    return [=, &site, &ahead](long row, __m512 sum) {
+                      store(inner + row * width + column, activated(_mm512_add_ps(sum, bias), site.activation));
+                      ahead.pull();
+                    };
                   });
   product<Format>(m, inner, width, site.up, width / Format::step, hidden, 0, hidden,
-                  [&](long row, long column, __m512 sum) {
-                    float* to = y + row * hidden + column;
-                    store(to, _mm512_add_ps(load(to), _mm512_add_ps(sum, load(site.up_bias + column))));
-                    ahead.pull();
+                  [&](long column) {
+                    const __m512 bias = load(site.up_bias + column);
+                    return [=, &ahead](long row, __m512 sum) {
+                      float* to = y + row * hidden + column;
+                      store(to, _mm512_add_ps(load(to), _mm512_add_ps(sum, bias)));
+                      ahead.pull();
+                    };
                   });
 }
 
@@ -120,15 +125,20 @@ void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, 
     const long m = piece.to - piece.from, rank = part.rank;
     auto* inner = static_cast<Number*>(scratch.room(m * rank * sizeof(Number)));
     product<Format>(m, x + piece.from * k, k, part.down, k / Format::step, rank, 0, rank,
-                    [&](long row, long column, __m512 sum) {
-                      store(inner + row * rank + column, sum);
-                      ahead.pull();
+                    [&](long column) {
+                      return [=, &ahead](long row, __m512 sum) {
+                        store(inner + row * rank + column, sum);
+                        ahead.pull();
+                      };
                     });
     product<Format>(m, inner, rank, part.up, rank / Format::step, part.out, 0, part.out,
-                    [&](long row, long column, __m512 sum) {
-                      Number* to = y + (piece.from + row) * n + part.first + column;
-                      store(to, _mm512_add_ps(load(to), sum));
-                      ahead.pull();
+                    [&](long column) {
+                      Number* changed = y + piece.from * n + part.first + column;
+                      return [=, &ahead](long row, __m512 sum) {
+                        Number* to = changed + row * n;
+                        store(to, _mm512_add_ps(load(to), sum));
+                        ahead.pull();
+                      };
                     });
   });
 }

@@ -129,7 +129,7 @@ void attend_head(const Distances& distances, long hidden, long size, const Numbe
         store(queries + r * size + i, _mm512_mul_ps(load(q + (row + r) * stride + i, some), scale), some);
       }
     product<Float32>(rows, queries, size, reinterpret_cast<const char*>(packed_keys), size, keys, 0, keys,
-                     [&](long r, long key, __m512 sum) { store(scores + r * wide + key, sum); });
+                     [&](long key) { return [=](long r, __m512 sum) { store(scores + r * wide + key, sum); }; });
     for (int r = 0; r < rows; r++) {
       if (added)
         for (long i = 0; i < length; i += 16) {
@@ -140,9 +140,12 @@ void attend_head(const Distances& distances, long hidden, long size, const Numbe
       sums[r] = soften(scores + r * wide, keys);
     }
     product<Float32>(rows, scores, wide, reinterpret_cast<const char*>(packed_values), keys, size, 0, size,
-                     [&](long r, long column, __m512 sum) {
-                       store(out + (row + r) * hidden + head * size + column,
-                             _mm512_mul_ps(sum, _mm512_set1_ps(1.f / sums[r])), first(size - column));
+                     [&](long column) {
+                       Number* to = out + row * hidden + head * size + column;
+                       return [=, &sums](long r, __m512 sum) {
+                         store(to + r * hidden, _mm512_mul_ps(sum, _mm512_set1_ps(1.f / sums[r])),
+                               first(size - column));
+                       };
                      });
   }
 }

@@ -94,11 +94,11 @@ void multiply(int rows, const typename Format::Number* a, long stride, const cha
   }
 }
 
-// Every row of a [m, k] times the panels of a packed [n, k] that begin with rows [from, to) of it: `end(row, column,
-// sum)` takes sixteen columns of the product at a time.
-template <class Format, class End>
+// Every row of a [m, k] times the panels of a packed [n, k] that begin with rows [from, to) of it. `columns(column)`
+// gives what takes these sixteen columns of the product, row by row: a call with (row, sum).
+template <class Format, class Columns>
 inline void product(long m, const typename Format::Number* a, long stride, const char* packed, long steps, long n,
-                    long from, long to, End end) {
+                    long from, long to, Columns columns) {
   typename Format::Sum sums[kRows * 4];
   for (long column = from; column < to; column += kPanel) {
     const int wide = vectors(n, column);
@@ -106,8 +106,10 @@ inline void product(long m, const typename Format::Number* a, long stride, const
     for (long row = 0; row < m; row += kRows) {
       const int rows = static_cast<int>(m - row < kRows ? m - row : kRows);
       multiply<Format>(rows, a + row * stride, stride, panel, steps, wide, sums);
-      for (int r = 0; r < rows; r++)
-        for (int v = 0; v < wide; v++) end(row + r, column + 16 * v, sums[4 * r + v]);
+      for (int v = 0; v < wide; v++) {
+        const auto take = columns(column + 16 * v);
+        for (int r = 0; r < rows; r++) take(row + r, sums[4 * r + v]);
+      }
     }
   }
 }
