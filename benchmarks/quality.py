@@ -20,8 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_sets import DATASETS, DataSet
-from reproduce_results import Results
-from service.adapters.file import digest
+from reproduce_results import Results, adapter_file
 from service.cli.training import served
 from service.client import Client
 from service.training.evaluate import evaluate
@@ -48,12 +47,9 @@ def ship(work: Path) -> None:
             print(f"{dataset.task}: not trained yet")
             continue
         best = max(found, key=lambda report: report["validation"])
-        seed = best["recipe"]["seed"]
-        file = work / f"{dataset.task}-houlsby-{seed}" / f"{dataset.task}-1.safetensors"
-        if digest(file.read_bytes()) != best["digest"]:
-            raise SystemExit(f"{file} is not the file that its report is of")
+        file = adapter_file(work, best)
         shutil.copyfile(file, STORE / file.name)
-        print(f"{dataset.task}: seed {seed}, {file.stat().st_size:,} bytes")
+        print(f"{dataset.task}: {file.parent.name}, {file.stat().st_size:,} bytes")
 
 
 def measure(data: Path) -> None:

@@ -3,7 +3,8 @@
     python benchmarks/reproduce_checks.py --data PREPARED --work WORK [--store FOLDER] [--tasks NAME …]
 
 PREPARED is what `benchmarks/data_sets.py` wrote, WORK what `benchmarks/reproduce.py` was given; the adapter files of a
-FOLDER are taken instead of WORK's where one is named. A task without a file is left out, and named.
+FOLDER are taken instead of those in WORK that the reports are of, where one is named. A task without a file is left
+out, and named.
 
     ablation      for every span of layers, the validation metric of the trained adapters without those of that span;
                   the span's LayerNorms are the base's again, and nothing is retrained (Houlsby et al. 2019, section
@@ -29,6 +30,7 @@ import httpx2
 import torch
 
 from data_sets import DATASETS, DataSet
+from reproduce_results import Results, adapter_file
 from service.adapters.file import read_header, read_tensors, write_adapter
 from service.adapters.methods import Houlsby
 from service.client import Client
@@ -48,11 +50,13 @@ Files = dict[str, list[Path]]  # task → its adapter file for each seed
 
 def adapter_files(work: Path, store: Path | None) -> Files:
     """Every task's adapters, in the order of `DATASETS`; those that are not there yet are said."""
-    found: Files = {}
+    found, results = Files(), Results.read(RESULTS)
     for dataset in DATASETS:
-        name = f"{dataset.task}-1.safetensors"
-        paths = [store / name] if store else sorted(work.glob(f"{dataset.task}-houlsby-[0-9]*/{name}"))
-        if paths and all(path.is_file() for path in paths):
+        if store:
+            paths = [path for path in [store / f"{dataset.task}-1.safetensors"] if path.is_file()]
+        else:
+            paths = [adapter_file(work, report) for report in results.runs(dataset.task, "houlsby")]
+        if paths:
             found[dataset.task] = paths
         else:
             print(f"{dataset.task}: no adapter file; left out", flush=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from data_sets import DATASETS
 from reproduce import read_json
+from service.adapters.file import digest
 
 Report = dict[str, Any]
 Part = Literal["validation", "test"]
@@ -65,9 +66,12 @@ class Results:
         )
 
     def runs(self, task: str, recipe: str) -> list[Report]:
-        """One for each seed."""
-        found = [key for key in self.reports if key[:2] == (task, recipe)]
-        return [self.reports[key] for key in sorted(found)]
+        """One for each seed: where it was trained at a lower learning rate too, the better one on validation."""
+        found: dict[int, Report] = {}
+        for (name, way, seed), report in sorted(self.reports.items()):
+            if name == task and way in (recipe, f"{recipe}-lower"):
+                found[seed] = max(found.get(seed, report), report, key=lambda one: float(one["validation"]))
+        return list(found.values())
 
     def score(self, task: str, recipe: str, part: Part = "test") -> Score | None:
         """The metric in points: 100 times what it is."""
@@ -109,6 +113,19 @@ class Results:
         if not changes:
             return None
         return Point(recipe, mean(self.runs(task, recipe)[0]["trained_parameters"] for task in changes), changes)
+
+
+def adapter_file(work: Path, report: Report) -> Path:
+    """The file that this report is of, among what `benchmarks/reproduce.py` left in WORK.
+
+    Raises:
+        FileNotFoundError
+    """
+    task, seed = report["task"], report["recipe"]["seed"]
+    for path in work.glob(f"{task}-*-{seed}/{task}-1.safetensors"):
+        if digest(path.read_bytes()) == report["digest"]:
+            return path
+    raise FileNotFoundError(f"{work}: no file of {task} with seed {seed} has the digest {report['digest']}")
 
 
 def metric_name(task: str) -> str:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reproduce_results import Difference, Results
+from quality import RESULT
+from reproduce import BEHIND
+from reproduce_results import Difference, Results, adapter_file
+from reproduce_tables import TASKS
+from service.adapters.file import digest
 from tests.benchmarks.made_up import report, results
 
 
@@ -29,6 +33,35 @@ def test_a_score_is_the_mean_over_seeds_with_their_deviation() -> None:
     assert found.score("spam", "full") == (95, None)
     assert found.score("spam", "head") is None
     assert found.change("spam", "houlsby") == pytest.approx(-4)
+
+
+def test_of_two_learning_rates_the_better_one_on_validation_counts_seed_by_seed() -> None:
+    found = results({("spam", "houlsby"): (0.90, 0.94, 0.8), ("spam", "houlsby-lower"): (0.92, 0.91)})
+    assert [run["test"] for run in found.runs("spam", "houlsby")] == [0.92, 0.94, 0.8]
+    assert found.score("spam", "houlsby-lower") == pytest.approx((91.5, sqrt(0.5)))
+    assert found.score("spam", "full") is None
+
+
+def test_a_report_is_of_the_file_that_has_its_digest(tmp_path: Path) -> None:
+    for way in ("houlsby", "houlsby-lower"):
+        path = tmp_path / f"spam-{way}-0" / "spam-1.safetensors"
+        path.parent.mkdir()
+        path.write_bytes(way.encode())
+    told = report("spam", 0.9, digest=digest(b"houlsby-lower"))
+    assert adapter_file(tmp_path, told).parent.name == "spam-houlsby-lower-0"
+    with pytest.raises(FileNotFoundError, match="no file of spam with seed 0"):
+        adapter_file(tmp_path, report("spam", 0.9, digest=digest(b"full")))
+
+
+def test_the_second_rate_is_tried_where_adapters_are_a_point_behind_on_validation() -> None:
+    found = Results.read(RESULT.parent)
+    first = Results({key: one for key, one in found.reports.items() if not key[1].endswith("-lower")}, None, None)
+    behind = set()
+    for task in TASKS:
+        adapters, full = (first.score(task, recipe, "validation") for recipe in ("houlsby", "full"))
+        if adapters and full and adapters.mean < full.mean - 1:
+            behind.add(task)
+    assert behind == set(BEHIND)
 
 
 def test_a_difference_over_seeds_has_their_spread() -> None:
