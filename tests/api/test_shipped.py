@@ -10,14 +10,32 @@ import pytest
 
 from service.adapters.file import read_header
 from service.engine import native
+from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel, load_base
+from service.engine.engine import Engine, Row
 from service.registry.store import LOCK
+from service.tasks import Given, read_for
 from tests.adapters.forge import take_apart
 from tests.api.harness import Harness, harness
-from tests.api.test_concurrency import numbers
 
 STORE = Path(__file__).parents[2] / "adapters_store"
-TASKS = ["banking-intent", "paraphrase", "question-type", "sentiment", "similarity", "spam"]
+TASKS = {  # what each is at least worth on test: below that, another file was shipped than the one that was measured
+    "acceptability": 0.2,  # Matthews
+    "answers": 0.55,
+    "assistant-intent": 0.8,
+    "banking-intent": 0.9,
+    "emotion": 0.7,
+    "entailment": 0.5,
+    "entities": 0.3,
+    "offensive": 0.75,
+    "paraphrase": 0.75,
+    "question-type": 0.93,
+    "sentiment": 0.85,
+    "similarity": 0.8,
+    "spam": 0.97,
+    "stance": 0.6,
+    "topic": 0.88,
+}
 MAX_BYTES = 1_500_000
 MAX_SHARE = 0.036  # of the base's parameters: what the paper's adapters take of BERT-Large
 
@@ -44,6 +62,18 @@ def test_all_of_them_are_served(service: Harness) -> None:
 @pytest.mark.parametrize(
     ("task", "inputs", "label"),
     [
+        ("topic", "The striker scored twice as the home side won the cup final.", "sports"),
+        ("topic", "Shares fell sharply after the bank cut its profit forecast.", "business"),
+        ("emotion", "I can't believe they cancelled my flight again, this is outrageous!", "anger"),
+        ("emotion", "Best day ever with my favourite people, so happy!", "joy"),
+        ("offensive", "You are a complete idiot and everybody knows it.", "offensive"),
+        ("offensive", "What a lovely garden you have there.", "not offensive"),
+        ("assistant-intent", "how do you say good morning in portuguese", "translate"),
+        ("assistant-intent", "who carved the faces on the mountain", "out of scope"),
+        ("acceptability", "She gave her brother a book for his birthday.", "acceptable"),
+        ("acceptability", "Him gave the to girl flowers a.", "unacceptable"),
+        ("stance", pair("The ice is melting and we have to act now.", "climate change is a real concern"), "favor"),
+        ("stance", pair("Just had pizza for lunch.", "Hillary Clinton"), "none"),
         ("sentiment", "What a wonderful, funny and moving film.", "positive"),
         ("sentiment", "A dull, lifeless mess with terrible acting.", "negative"),
         ("question-type", "Who invented the telephone?", "person"),
@@ -70,7 +100,7 @@ def test_all_of_them_are_served(service: Harness) -> None:
 def test_plain_examples_get_the_sensible_answer(service: Harness, task: str, inputs: Any, label: str) -> None:
     [prediction] = service.answers(task, inputs)
     assert prediction["label"] == label
-    assert prediction["score"] > 0.9
+    assert prediction["score"] > 0.6
 
 
 def test_similarity_tells_the_same_from_the_unrelated(service: Harness) -> None:
@@ -85,28 +115,38 @@ def test_similarity_tells_the_same_from_the_unrelated(service: Harness) -> None:
     assert unlike["value"] < 1
 
 
+def test_people_and_places_are_found_where_they_stand(service: Harness) -> None:
+    [prediction] = service.answers("entities", "Anna Kowalska moved from Warsaw to Lisbon in May.")
+    found = [(entity["text"], entity["label"], entity["start"]) for entity in prediction["entities"]]
+    assert found == [("Anna Kowalska", "person", 0), ("Warsaw", "location", 25), ("Lisbon", "location", 35)]
+
+
+def test_an_answer_is_read_from_the_passage(service: Harness) -> None:
+    passage = "The lighthouse at the northern cape was designed by Ingrid Solheim. It is thirty metres high."
+    questions = ["Who designed the lighthouse?", "How high is the lighthouse?"]
+    who, high = service.answers("answers", [{"question": question, "context": passage} for question in questions])
+    assert who["answer"] == passage[who["start"] : who["end"]] == "Ingrid Solheim"
+    assert high["answer"] == "thirty metres"
+
+
 @pytest.fixture(scope="module", params=[None, "float32", "bfloat16", "int8"])
-def at_any_precision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    store = tmp_path_factory.mktemp("precision") / "store"
-    shutil.copytree(STORE, store)
+def base_at_any_precision(request: pytest.FixtureRequest) -> BaseModel:
     if request.param == "int8" and not native.available("int8"):
         pytest.skip("no int8 on this processor")
-    base = load_base() if request.param is None else load_base(dtype=request.param, serving=True)
-    with harness(store, base) as service:
-        yield service
+    return load_base() if request.param is None else load_base(dtype=request.param, serving=True)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_golden_examples_are_reproduced(at_any_precision: Harness, task: str) -> None:
-    service = at_any_precision
-    manifest = read_header((STORE / f"{task}-1.safetensors").read_bytes()).manifest
+def test_golden_examples_are_reproduced(base_at_any_precision: BaseModel, task: str) -> None:
+    base = base_at_any_precision
+    resident = load_resident(base, (STORE / f"{task}-1.safetensors").read_bytes(), version=1)
+    manifest = resident.manifest
     assert len(manifest.golden) >= 3
-    inputs = [golden.input.model_dump(exclude_none=True) for golden in manifest.golden]
-    order = np.argsort(manifest.labels)  # `numbers` sorts scores by label
-    for golden, prediction in zip(manifest.golden, service.answers(task, inputs), strict=True):
-        expected = np.array(golden.outputs)[order] if manifest.labels else golden.outputs
-        tolerance = 0.1 if service.services.base.precision == "int8" else manifest.tolerance
-        np.testing.assert_allclose(numbers(prediction), expected, atol=tolerance)
+    for golden in manifest.golden:
+        [reading] = read_for(manifest, base.tokenizer, [Given(golden.input.text, golden.input.text_pair)])
+        raw = Engine(base).run([Row(row, resident) for row in reading.rows])
+        tolerance = 0.1 if base.precision == "int8" else manifest.tolerance
+        np.testing.assert_allclose(resident.kind.decode(manifest, reading, raw).outputs, golden.outputs, atol=tolerance)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -123,7 +163,7 @@ def test_a_file_is_small_and_says_what_it_is(real_base: BaseModel, task: str) ->
     assert manifest.trained is not None
     assert manifest.trained.source
     assert manifest.trained.test_value is not None
-    assert 0.75 < manifest.trained.test_value <= 1
+    assert TASKS[task] <= manifest.trained.test_value <= 1
 
 
 def test_each_trains_a_small_share_of_the_base(service: Harness, real_base: BaseModel) -> None:
