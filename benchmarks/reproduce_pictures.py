@@ -12,17 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import drawing
-from reproduce import EXPERIMENTS, LINES
-from reproduce_results import Results, metric_name
+from reproduce import EXPERIMENTS, FEW, LINES
+from reproduce_results import Results, metric_name, yardstick
 
+FULL = yardstick(FEW)
 YARDSTICK = "#444444"
 MARKS = (("#1f6f8b", "o"), ("#d1762c", "s"), ("#7a5195", "D"), (YARDSTICK, "*"))  # of each line: colour, marker
 
 
 def trade_off(results: Results) -> Figure | None:
     """Figures 3 and 4: the mean over the tasks, and each task."""
-    tasks = EXPERIMENTS["sizes"][1]
-    recipes = {recipe for recipes in LINES.values() for recipe in recipes} - {"houlsby", "full"}  # runs of `main` too
+    recipes, tasks = EXPERIMENTS["sizes"]
     if not any(results.runs(task, recipe) for task in tasks for recipe in recipes):
         return None
     figure = Figure(figsize=(9, 6.4), layout="constrained")
@@ -52,7 +52,7 @@ def _changes(axes: Axes, results: Results, tasks: tuple[str, ...]) -> None:
             color=colour, marker=marker, capsize=3, elinewidth=1, label=name,
         )  # fmt: skip
     axes.axhline(0, color=YARDSTICK, linewidth=0.8, linestyle="--")
-    if not all(results.runs(task, "full") for task in tasks):
+    if not all(results.runs(task, FULL) for task in tasks):
         axes.text(0.5, 0.7, "needs full fine-tuning of every task", ha="center", transform=axes.transAxes)
     axes.set_title(f"mean of {len(tasks)} tasks")
     axes.set_xscale("log")
@@ -70,7 +70,7 @@ def _scores(axes: Axes, results: Results, task: str) -> None:
             yerr=[score.deviation or 0 for _, score in drawn],
             color=colour, marker=marker, capsize=3, elinewidth=1, label=name,
         )  # fmt: skip
-    if full := results.score(task, "full"):
+    if full := results.score(task, FULL):
         axes.axhline(full.mean, color=YARDSTICK, linewidth=0.8, linestyle="--")
     axes.set_title(task)
     axes.set_xscale("log")
@@ -91,7 +91,7 @@ def start_scale(results: Results) -> Figure | None:
     axes = figure.subplots()
     for (task, scores), (colour, marker) in zip(drawn.items(), MARKS, strict=False):
         axes.errorbar(
-            [float(recipe.removeprefix("scale-")) for recipe in scores],
+            [float(recipe.removeprefix(f"{FEW}scale-")) for recipe in scores],
             [score.mean for score in scores.values()],
             yerr=[score.deviation or 0 for score in scores.values()],
             color=colour, marker=marker, capsize=3, elinewidth=1, label=f"{task}, {metric_name(task)}",

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
 from data_sets import DATASETS
-from reproduce import read_json
+from reproduce import FEW, read_json
 from service.adapters.file import digest
 
 Report = dict[str, Any]
@@ -88,8 +88,8 @@ class Results:
         return float(runs[0]["share_of_base"]) if runs else None
 
     def change(self, task: str, recipe: str) -> float | None:
-        """Points from full fine-tuning, on test."""
-        tuned, full = self.score(task, recipe), self.score(task, "full")
+        """Points from full fine-tuning with as many rows, on test."""
+        tuned, full = self.score(task, recipe), self.score(task, yardstick(recipe))
         return tuned.mean - full.mean if tuned and full else None
 
     def difference(self, task: str, recipe: str) -> Difference | None:
@@ -97,7 +97,7 @@ class Results:
 
         For the latter the two are taken as two samples, which makes it rather too large: they share their rows.
         """
-        change, both = self.change(task, recipe), [self.runs(task, name) for name in (recipe, "full")]
+        change, both = self.change(task, recipe), [self.runs(task, name) for name in (recipe, yardstick(recipe))]
         if change is None:
             return None
         seeds = (len(both[0]), len(both[1]))
@@ -113,6 +113,11 @@ class Results:
         if not changes:
             return None
         return Point(recipe, mean(self.runs(task, recipe)[0]["trained_parameters"] for task in changes), changes)
+
+
+def yardstick(recipe: str) -> str:
+    """Full fine-tuning with as many rows."""
+    return f"{FEW}full" if recipe.startswith(FEW) else "full"
 
 
 def adapter_file(work: Path, report: Report) -> Path:

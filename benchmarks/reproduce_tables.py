@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from data_sets import DATASETS
-from reproduce import EXPERIMENTS, LINES, WAYS
+from reproduce import EXPERIMENTS, FEW, LINES, WAYS
 from reproduce_results import Results, Score, metric_name
 
 TASKS = tuple(dataset.task for dataset in DATASETS)
 MAIN = ("full", "houlsby", "head")
-METHODS = ("full", "houlsby", "pfeiffer", "parallel", "lora", "prefix", "norms", "head")
+METHODS = tuple(FEW + name for name in ("full", "houlsby", "pfeiffer", "parallel", "lora", "prefix", "norms"))
 OPTIONS = ("bottleneck", "rank", "length")  # of a method, that tell its size
 SETTINGS = (
     "epochs",
@@ -87,7 +87,7 @@ def sizes(results: Results) -> str:
     points = [point for recipe in recipes if (point := results.point(recipe, tasks))]
     rows = [
         [
-            f"`{point.recipe}`",
+            f"`{point.recipe.removeprefix(FEW)}`",
             f"{point.parameters:,.0f}",
             signed(point.change) if len(point.changes) == len(tasks) else "—",
             *(_change(results, task, point.recipe) for task in tasks),
@@ -115,7 +115,7 @@ def start_scales(results: Results) -> str:
     recipes, tasks = EXPERIMENTS["scales"]
     scores = {task: [results.score(task, recipe, "validation") for recipe in recipes] for task in tasks}
     rows = [[f"`{task}`", *map(shown, found)] for task, found in scores.items() if any(found)]
-    return _table(["task", *(recipe.removeprefix("scale-") for recipe in recipes)], rows, left=1)
+    return _table(["task", *(recipe.removeprefix(f"{FEW}scale-") for recipe in recipes)], rows, left=1)
 
 
 def settings(results: Results) -> str:
@@ -124,7 +124,7 @@ def settings(results: Results) -> str:
     names = [name for name in SETTINGS if any(recipe.get(name) is not None for recipe in used.values())]
     groups: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for (_, recipe, _), values in used.items():
-        groups[tuple(_number(values.get(name)) for name in names)].add(recipe)
+        groups[tuple(_number(values.get(name)) for name in names)].add(recipe.removeprefix(FEW))
     rows = sorted((_ordered(recipes), values) for values, recipes in groups.items())
     named = [[", ".join(f"`{recipe}`" for _, recipe in recipes), *values] for recipes, values in rows]
     return _table(["recipe", *(name.replace("_", " ") for name in names)], named, left=1)
@@ -161,9 +161,9 @@ def _named(results: Results, recipe: str) -> str:
     """With the option that tells its size."""
     method = next(report["method"] for (_, name, _), report in results.reports.items() if name == recipe)
     options = method if isinstance(method, dict) else {}
-    return f"`{recipe}`" + "".join(f", {name} {options[name]}" for name in OPTIONS if name in options)
+    return f"`{recipe.removeprefix(FEW)}`" + "".join(f", {name} {options[name]}" for name in OPTIONS if name in options)
 
 
 def _ordered(recipes: Iterable[str]) -> list[tuple[int, str]]:
-    known = list(WAYS)
+    known = [way.removeprefix(FEW) for way in WAYS]
     return sorted((known.index(recipe) if recipe in known else len(known), recipe) for recipe in recipes)

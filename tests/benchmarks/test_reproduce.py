@@ -49,7 +49,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
     monkeypatch.setattr(reproduce, "REPORTS", tmp_path / "reports")
     (tmp_path / "data" / "spam").mkdir(parents=True)
     for part in reproduce.PARTS:
-        (tmp_path / "data" / "spam" / f"{part}.jsonl").write_text(part)
+        (tmp_path / "data" / "spam" / f"{part}.jsonl").write_text(f"{part}\n" * 1000)
     return trainer
 
 
@@ -79,7 +79,7 @@ def test_small_tasks_have_three_seeds_for_every_method_alike() -> None:
 
 
 def test_only_what_is_asked_for_runs() -> None:
-    assert {run.recipe for run in runs(only=["methods"], among=["lora"])} == {"lora"}
+    assert {run.recipe for run in runs(only=["methods"], among=["few-lora"])} == {"few-lora"}
     assert {run.seed for run in runs(only=["methods"])} == {0}
 
 
@@ -96,8 +96,23 @@ def test_a_report_names_the_recipe_that_the_command_trains_with(
     arguments = trainer.commands[0][trainer.commands[0].index("train") + 1 :]
     program = click.Context(main, **main.context_settings)
     plan = make_plan(Path(arguments[0]), train_command.make_context("train", arguments, parent=program).params)
-    assert plan.recipe == replace(WAYS[recipe].recipe, seed=1)
-    assert "--learning-rate" not in arguments
+    rate = plan.learning_rates[0] if plan.learning_rates else plan.recipe.learning_rate
+    assert replace(plan.recipe, learning_rate=rate) == replace(WAYS[recipe].recipe, seed=1)
+
+
+def test_of_few_rows_the_same_ones_are_drawn_each_time(
+    trainer: Trainer, train: Callable[..., bool], tmp_path: Path
+) -> None:
+    lines = [f"row {number}\n" for number in range(1200)]
+    (tmp_path / "data" / "spam" / "train.jsonl").write_text("".join(lines))
+    drawn = []
+    for recipe in ("few-houlsby", "few-full"):
+        assert train(recipe)
+        file = Path(trainer.commands[-1][trainer.commands[-1].index("train") + 1])
+        drawn.append(file.read_text().splitlines(keepends=True))
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 1000
+    assert set(drawn[0]) < set(lines)
 
 
 def test_a_report_is_kept_while_nothing_changes(trainer: Trainer, train: Callable[..., bool], tmp_path: Path) -> None:
