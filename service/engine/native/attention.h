@@ -19,32 +19,6 @@ struct Distances {
   int64_t free;        // rows up to this length gain nothing
 };
 
-// Sixteen rows of sixteen numbers become columns.
-void transpose(__m512 (&x)[16]) {
-  __m512 y[16];
-  for (int i = 0; i < 16; i += 2) {
-    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
-    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; j++) {
-      const __m512d a = _mm512_castps_pd(y[i + j]), b = _mm512_castps_pd(y[i + j + 2]);
-      x[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-      x[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-    }
-  for (int i = 0; i < 4; i++)
-    for (int j = 0; j < 2; j++) {
-      y[4 * j + i] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], 0x88);
-      y[4 * j + i + 8] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], 0xdd);
-    }
-  for (int i = 0; i < 4; i++) {
-    x[i] = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88);
-    x[i + 8] = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xdd);
-    x[i + 4] = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88);
-    x[i + 12] = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xdd);
-  }
-}
-
 // Keys [count, size], `stride` apart, into rows [first, first + count) of a packed [keys, size].
 template <class Number>
 void pack_keys(const Number* from, long stride, long count, long size, long first_key, long keys, float* packed) {

@@ -4,16 +4,28 @@
 
 #include "product.h"
 
-// Packs w [n, k] of numbers with `bytes` bytes each, of which four bytes are a step.
+// Packs w [n, k] of numbers with `bytes` bytes each, of which four bytes are a step, to whole lines of the cache.
+//
+// They go past the cache: they are wanted much later, and what is computed beside it keeps its place there.
 inline void pack(const char* w, long n, long k, long bytes, char* out) {
   const long wide = k * bytes;
-  const __m512i rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i starts = _mm512_mullo_epi32(rows, _mm512_set1_epi32(static_cast<int>(wide)));
-  for (long column = 0; column < n; column += kPanel)
-    for (long at = 0; at < wide; at += 4)
-      for (long row = column; row < column + 16 * vectors(n, column); row += 16, out += 64)
-        _mm512_storeu_si512(out, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), first(n - row), starts,
-                                                             w + row * wide + at, 1));
+  for (long column = 0; column < n; column += kPanel) {
+    const long across = 64 * vectors(n, column);  // bytes of a step
+    for (long row = column; row < column + across / 4; row += 16)
+      for (long at = 0; at < wide; at += 64) {
+        __m512 block[16];
+        for (int r = 0; r < 16; r++) {
+          const auto* from = reinterpret_cast<const float*>(w + (row + r) * wide + at);
+          block[r] = row + r < n ? load(from, first((wide - at) / 4)) : _mm512_setzero_ps();
+        }
+        transpose(block);
+        char* to = out + at / 4 * across + (row - column) * 4;
+        for (int s = 0; s < 16 && at + 4 * s < wide; s++)
+          _mm512_stream_ps(reinterpret_cast<float*>(to + s * across), block[s]);
+      }
+    out += wide / 4 * across;
+  }
+  _mm_sfence();  // another thread may read them next
 }
 
 enum Type : int32_t { as_float32, as_bfloat16, as_float16 };

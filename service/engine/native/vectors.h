@@ -48,6 +48,32 @@ inline __m512 load(const float16* from, __mmask16 mask) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
 }
 
+// Sixteen rows of sixteen numbers become columns.
+inline void transpose(__m512 (&x)[16]) {
+  __m512 y[16];
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      const __m512d a = _mm512_castps_pd(y[i + j]), b = _mm512_castps_pd(y[i + j + 2]);
+      x[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      x[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  for (int i = 0; i < 4; i++)
+    for (int j = 0; j < 2; j++) {
+      y[4 * j + i] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], 0x88);
+      y[4 * j + i + 8] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 4; i++) {
+    x[i] = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88);
+    x[i + 8] = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xdd);
+    x[i + 4] = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88);
+    x[i + 12] = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xdd);
+  }
+}
+
 // e^x within two units in the last place: x = n·ln 2 + r, then a polynomial in r (the Cephes library's).
 inline __m512 exponential(__m512 x) {
   x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-104.f)), _mm512_set1_ps(88.7f));
