@@ -93,8 +93,11 @@ def _behind(results: Results, task: str) -> str:
         low, high = signed(points - 1.96 * error), signed(points + 1.96 * error)
         sure = f"with 95 % confidence {low} to {high} from the intervals of one seed each on {rows:,} test rows"
     verdict = "less" if abs(points) < 2 * error else "more"
+    validation = f"On validation the distance is {signed(results.change(task, 'houlsby', 'validation') or 0.0)}."
     explanation = EXPLANATIONS.get(task, "")
-    return f"- `{task}`: {signed(points)}, {sure}: {verdict} than two standard errors. {explanation}".rstrip()
+    return (
+        f"- `{task}`: {signed(points)}, {sure}: {verdict} than two standard errors. {validation} {explanation}".rstrip()
+    )
 
 
 def calibration(results: Results) -> list[str]:

@@ -87,9 +87,9 @@ class Results:
         runs = self.runs(task, recipe)
         return float(runs[0]["share_of_base"]) if runs else None
 
-    def change(self, task: str, recipe: str) -> float | None:
-        """Points from full fine-tuning with as many rows, on test."""
-        tuned, full = self.score(task, recipe), self.score(task, yardstick(recipe))
+    def change(self, task: str, recipe: str, part: Part = "test") -> float | None:
+        """Points from full fine-tuning with as many rows."""
+        tuned, full = self.score(task, recipe, part), self.score(task, yardstick(recipe), part)
         return tuned.mean - full.mean if tuned and full else None
 
     def difference(self, task: str, recipe: str) -> Difference | None:

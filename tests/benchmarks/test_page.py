@@ -31,14 +31,14 @@ def test_a_task_that_is_behind_is_explained_by_the_seeds_where_there_are_several
     found = results({("spam", "houlsby"): (0.90, 0.92), ("spam", "full"): (0.93, 0.94)})
     told = "\n".join(main_result(found))
     error = "with a standard error of 1.1 from the spread of 2 and 2 seeds"
-    assert f"- `spam`: −2.5, {error}: more than two standard errors." in told
+    assert f"- `spam`: −2.5, {error}: more than two standard errors. On validation the distance is −2.5." in told
 
 
 def test_a_task_that_is_behind_is_explained_by_the_test_rows_where_there_is_one_seed() -> None:
     found = results({("spam", "houlsby"): (0.90,), ("spam", "full"): (0.92,)})
     told = "\n".join(main_result(found))
     sure = "with 95 % confidence −4.8 to +0.8 from the intervals of one seed each on 1,000 test rows"
-    assert f"- `spam`: −2.0, {sure}: less than two standard errors." in told
+    assert f"- `spam`: −2.0, {sure}: less than two standard errors. On validation the distance is −2.0." in told
 
 
 def test_a_task_that_is_not_behind_needs_no_explanation() -> None:
