@@ -75,7 +75,12 @@ def packed_numbers(n: int, k: int) -> int:
 
 
 def pack(weight: Tensor, address: int) -> None:
-    """Packs [n, k] to `packed_numbers(n, k)` numbers of the same dtype, at an address that is a multiple of 64; k is one of 4."""
+    """Packs [n, k] to `packed_numbers(n, k)` numbers of the same dtype.
+
+    Args:
+        weight: k is a multiple of 4.
+        address: where to, a multiple of 64.
+    """
     n, k = weight.shape
     call("pack", weight.data_ptr(), n, k, weight.itemsize, address)
 
