@@ -1,5 +1,6 @@
 """What the README and the docs tell a reader to type does what they say."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from shutil import copytree, which
 
 import pytest
 
+from quality import RESULT, table
 from service.adapters.file import digest
 from service.api.app import create_app
 from service.client import Client
@@ -84,3 +86,7 @@ def test_links_between_the_docs_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert target.startswith("https://") or (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_readmes_figures_are_those_measured() -> None:
+    assert table(json.loads(RESULT.read_text())) in (ROOT / "README.md").read_text()
