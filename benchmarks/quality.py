@@ -48,6 +48,8 @@ def ship(work: Path) -> None:
             continue
         best = max(found, key=lambda report: report["validation"])
         file = adapter_file(work, best)
+        if file is None:
+            raise SystemExit(1)
         shutil.copyfile(file, STORE / file.name)
         print(f"{dataset.task}: {file.parent.name}, {file.stat().st_size:,} bytes")
 

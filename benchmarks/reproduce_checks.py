@@ -55,7 +55,8 @@ def adapter_files(work: Path, store: Path | None) -> Files:
         if store:
             paths = [path for path in [store / f"{dataset.task}-1.safetensors"] if path.is_file()]
         else:
-            paths = [adapter_file(work, report) for report in results.runs(dataset.task, "houlsby")]
+            found_of = (adapter_file(work, report) for report in results.runs(dataset.task, "houlsby"))
+            paths = [path for path in found_of if path is not None]
         if paths:
             found[dataset.task] = paths
         else:
