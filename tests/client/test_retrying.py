@@ -109,16 +109,18 @@ def test_nobody_listening_is_tried_again(connect: Connect, slept: list[float]) -
     assert len(slept) == 2
 
 
-def test_a_service_that_answers_too_late_is_not_asked_again(connect: Connect, slept: list[float]) -> None:
-    asked: list[Scope] = []
+def test_a_service_that_answers_too_late_is_not_asked_again(
+    connect: Connect, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
 
-    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"  # no lifespan
-        asked.append(scope)
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    async def send(self: object, request: object) -> httpx2.Response:
+        asked.append(request)
+        raise httpx2.ReadTimeout("too late")
 
-    with listening(silent) as url, connect(url, timeout=0.05) as client, pytest.raises(ServiceUnreachable):
+    for transport in (Blocking, Awaiting):
+        monkeypatch.setattr(transport, "send", send)
+    with connect("http://127.0.0.1:1") as client, pytest.raises(ServiceUnreachable, match="too late"):
         client.tasks()
     assert len(asked) == 1
     assert not slept
