@@ -19,6 +19,10 @@ WORK ?= build/benchmarks
 	$(BIN)/pip install --quiet --no-deps -r requirements-dev.lock
 	touch $@
 
+.venv/ready-clients: .venv/ready-dev requirements-clients.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-clients.lock
+	touch $@
+
 .venv/ready-bench: .venv/ready requirements-bench.lock
 	$(BIN)/pip install --quiet --no-deps -r requirements-bench.lock
 	touch $@
@@ -31,8 +35,9 @@ serve: .venv/ready
 test: .venv/ready-dev
 	$(BIN)/pytest
 
-# All suites, the long ones too: property tests at full length and at random, real processes killed and restarted.
-soak: .venv/ready-dev
+# All suites, the long ones too: property tests at full length and at random, real processes killed and restarted, the
+# protocols' own clients.
+soak: .venv/ready-clients
 	$(BIN)/pytest -m "" --hypothesis-profile=soak
 
 lint: .venv/ready-dev

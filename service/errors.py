@@ -7,7 +7,7 @@ RootstockError
 ├── UnknownVersion       404
 ├── Conflict             409  the request contradicts what is being served
 ├── CallerLeft           400  the caller went away, or its body did not arrive in time
-├── TooLarge             413  a body is over its limit
+├── TooLarge             413  a body, or its list of inputs, is over the limit; in parts it would be taken
 ├── UnsupportedMedia     415
 ├── Overloaded           503  the queue is full; come back after `retry_after` seconds
 ├── Stopping             503  the service is going down and takes no new work
@@ -59,7 +59,7 @@ class CallerLeft(RootstockError):
 
 
 class TooLarge(RootstockError):
-    status, code, title = 413, "too_large", "The body is too large"
+    status, code, title = 413, "too_large", "The request is too large"
 
 
 class UnsupportedMedia(RootstockError):

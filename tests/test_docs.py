@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree, which
 
+import httpx2
 import pytest
 
 from quality import RESULT, table
@@ -37,8 +38,12 @@ def url(real_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.skipif(which("curl") is None, reason="the README asks with curl")
-@pytest.mark.parametrize("block", blocks("README.md", "sh"), ids=["ask", "add"])
-def test_the_readmes_shell_commands_print_what_they_promise(block: str, url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "block",
+    [*blocks("README.md", "sh"), *blocks("docs/protocols.md", "sh")],
+    ids=["ask", "add", "infer", "embed"],
+)
+def test_shell_commands_print_what_they_promise(block: str, url: str, tmp_path: Path) -> None:
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run = subprocess.run(
         ["bash", "-euc", block.replace(SAID, url.removeprefix("http://"))],
@@ -61,6 +66,13 @@ def test_the_readmes_python_runs(url: str, capsys: pytest.CaptureFixture[str]) -
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["positive", "negative"]
 
 
+@pytest.mark.slow  # these are the protocols' own clients, which `make soak` installs
+@pytest.mark.parametrize("block", blocks("docs/protocols.md", "python"), ids=["triton", "openai"])
+def test_other_clients_print_what_the_docs_promise(block: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block.replace(SAID, url.removeprefix("http://")), {})
+    assert capsys.readouterr().out == re.findall(r"^# (.+\n)$", block, re.MULTILINE)[0]
+
+
 def test_a_file_written_as_the_docs_show_is_an_adapter(
     real_base: BaseModel, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,11 +86,11 @@ def test_a_file_written_as_the_docs_show_is_an_adapter(
         assert client.predict("polite", "Please, after you.")[0]["score"] == pytest.approx(0.5)
 
 
-def test_the_readme_names_every_route(url: str) -> None:
-    table = (ROOT / "README.md").read_text().split("## HTTP")[1].split("##")[0]
-    with Client(url) as client:
-        served = client._json("GET", "/openapi.json")["paths"]
-    named = {re.sub(r"\{v\}", "{version}", path) for path in re.findall(r"(/[a-z{}/]+)", table) if path != "/docs"}
+def test_the_docs_name_every_route(url: str) -> None:
+    pages = (ROOT / "README.md").read_text().split("## HTTP")[1], (ROOT / "docs/protocols.md").read_text()
+    table = "\n".join(re.findall(r"^\|.*", "\n".join(page.split("##")[0] for page in pages), re.MULTILINE))
+    served = httpx2.get(f"{url}/openapi.json").json()["paths"]
+    named = {path.replace("{v}", "{version}") for path in re.findall(r"(/[a-z0-9{}/]+)", table) if path != "/docs"}
     assert named == served.keys()
 
 

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 from fastapi import Request
@@ -14,8 +16,8 @@ from service.api.services import Services
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Row
-from service.errors import BadInput, CallerLeft, EngineFault
-from service.tasks import Answer, Floats, Given, Reading, read_for, reading_settings
+from service.errors import BadInput, CallerLeft, EngineFault, RootstockError, TooLarge
+from service.tasks import Floats, Given, Prediction, Reading, read_for, reading_settings
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
 INLINE_NUMBERS = 20_000  # more outputs than this are decoded there
@@ -31,6 +33,61 @@ class Asked(NamedTuple):
     resident: Resident
     readings: Sequence[Reading]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens run, special ones included."""
+        return sum(len(row) for reading in self.readings for row in reading.rows)
+
+    @property
+    def truncated(self) -> int:
+        """Inputs that were cut."""
+        return sum(reading.truncated for reading in self.readings)
+
+
+class Answered(NamedTuple):
+    """What a task was asked, what the engine put out for it, and what that means."""
+
+    asked: Asked
+    raw: Sequence[Sequence[Floats]]  # by input, by row of its reading
+    predictions: Sequence[Prediction]  # by input
+
+
+async def find(services: Services, task: str, version: int | None = None) -> Resident:
+    """What answers the task: its active version or the one asked for.
+
+    Raises:
+        UnknownTask, UnknownVersion, BadStore, BadAdapter
+    """
+    resident = services.registry.ready(task, version)
+    if resident is not None:
+        return resident
+    # Shielded: the file may be read for others too, who go on waiting where this one leaves.
+    return await asyncio.shield(asyncio.wrap_future(services.registry.fetch(task, version)))
+
+
+@contextmanager
+def counted(services: Services) -> Iterator[list[str]]:
+    """Counts a request by its outcome, under each task that is put into the list.
+
+    Only tasks that are served: a label of its own for every name that anyone makes up would fill the metrics.
+    """
+    started = perf_counter()
+    outcome = "failed"
+    tasks: list[str] = []
+    try:
+        yield tasks
+        outcome = "answered"
+    except RootstockError as error:
+        outcome = error.code
+        raise
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    finally:
+        for task in tasks or [""]:
+            services.metrics.requests.labels(task, outcome).inc()
+        services.metrics.request_seconds.observe(perf_counter() - started)
+
 
 async def answer(
     request: Request,
@@ -38,11 +95,12 @@ async def answer(
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
     parameters: Parameters,
-) -> list[dict[str, Any]]:
+) -> list[Answered]:
     """What each task answers to the inputs, in the tasks' order; all in one job.
 
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
+        TooLarge: there are more inputs, or scores to give, than in one request.
         Overloaded, EngineFault, CallerLeft
     """
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
@@ -54,14 +112,14 @@ async def answer(
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
     outputs = await _while_awaited(request, services.runner.submit(rows))
 
-    def decoded() -> list[dict[str, Any]]:
+    def decoded() -> list[Answered]:
         left = iter(outputs)
-        predictions: dict[str, list[Answer]] = {task: [] for task in residents}
+        found: dict[str, list[tuple[Sequence[Floats], Prediction]]] = {task: [] for task in residents}
         for number, one in order:
             reading = one.readings[number]
             raw = [next(left) for _ in reading.rows]
-            predictions[one.task].append(_decode(one, reading, raw, parameters.top_k))
-        return [_document(one, predictions[one.task]) for one in asked]
+            found[one.task].append((raw, _decode(one, reading, raw, parameters.top_k)))
+        return [Answered(one, *zip(*found[one.task], strict=True)) for one in asked]
 
     if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
         return await asyncio.to_thread(decoded)
@@ -74,11 +132,12 @@ def _checked(
     """The inputs as each task reads them."""
     if len(inputs) * len(residents) > limit:
         times = f" for {len(residents)} tasks" if len(residents) > 1 else ""
-        raise BadInput(f"inputs: {len(inputs)}{times} in one request; at most {limit} are answered")
+        raise TooLarge(f"inputs: {len(inputs)}{times} in one request; at most {limit} are answered")
     labels = sum(min(len(one.manifest.labels), parameters.top_k or MAX_LABELS) for one in residents.values())
     if len(inputs) * labels > MAX_SCORES:
-        raise BadInput(
-            f"inputs: {len(inputs) * labels} scores in one answer, at most {MAX_SCORES} are given; name top_k"
+        raise TooLarge(
+            f"inputs: {len(inputs) * labels} scores in one answer, at most {MAX_SCORES} are given; send fewer inputs"
+            " at once, or name top_k"
         )
     return {
         task: [
@@ -90,15 +149,20 @@ def _checked(
 
 
 def _given(manifest: Manifest, place: str, sent: Sent, task: str) -> Given:
-    names = ("question", "context") if manifest.kind == "answer" else ("text", "text_pair")
+    needed = input_names(manifest)
     found = {"text": sent} if isinstance(sent, str) else sent.model_dump(exclude_none=True)
-    needed = names if manifest.head.pair else names[:1]
     if set(found) != set(needed):
         raise BadInput(f"{place}: {task} reads {_form(needed)}; {_form(found)} was sent")
     for name, value in found.items():
         if not value.strip():
             raise BadInput(f"{place}: {name} is empty")
     return Given(*(found[name] for name in needed))
+
+
+def input_names(manifest: Manifest) -> Sequence[str]:
+    """The parts of an input, as requests name them."""
+    names = ("question", "context") if manifest.kind == "answer" else ("text", "text_pair")
+    return names if manifest.head.pair else names[:1]
 
 
 def _form(names: Collection[str]) -> str:
@@ -156,26 +220,11 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _decode(one: Asked, reading: Reading, raw: Sequence[Floats], top_k: int | None) -> Answer:
+def _decode(one: Asked, reading: Reading, raw: Sequence[Floats], top_k: int | None) -> Prediction:
     resident = one.resident
     finite = all(np.isfinite(part).all() for part in raw)
     with np.errstate(all="ignore"):  # judged by what comes out
         prediction = resident.kind.decode(resident.manifest, reading, raw, top_k)
     if not (finite and np.isfinite(prediction.outputs).all()):
         raise EngineFault(f"task {one.task} version {resident.version} put out a value that is not a finite number")
-    return prediction.answer
-
-
-def _document(one: Asked, predictions: Sequence[Answer]) -> dict[str, Any]:
-    """The answer as the API documents it."""
-    return {
-        "task": one.task,
-        "version": one.resident.version,
-        "digest": one.resident.digest,
-        "kind": one.resident.manifest.kind,
-        "predictions": predictions,
-        "usage": {
-            "tokens": sum(len(row) for reading in one.readings for row in reading.rows),
-            "truncated": sum(reading.truncated for reading in one.readings),
-        },
-    }
+    return prediction

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import adapters, operations, predict, problems
+from service.api.protocols import embeddings, inference, repository
 from service.api.services import Services, build_services
 from service.engine import native
 from service.engine.base_model import BaseModel
@@ -33,7 +34,7 @@ def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for part in (predict, adapters, operations):
+    for part in (predict, adapters, operations, inference, repository, embeddings):
         app.include_router(part.router)
     return app
 

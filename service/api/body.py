@@ -12,6 +12,7 @@ from service.errors import BadInput, CallerLeft, TooLarge, UnsupportedMedia
 from service.settings import Settings
 
 JSON, BYTES = "application/json", "application/octet-stream"
+JSON_LENGTH = "Inference-Header-Content-Length"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -24,17 +25,28 @@ async def read_json(request: Request, model: type[M], settings: Settings) -> M:
     Raises:
         TooLarge, UnsupportedMedia, CallerLeft, BadInput: naming the first field that is wrong.
     """
-    if _media_type(request) != JSON:
-        raise UnsupportedMedia(f"the body's media type is {_media_type(request) or 'not named'}; send it as {JSON}")
+    _refuse_all_but(request, JSON)
+    return _parsed(await _read_bytes(request, settings.max_body_bytes, settings.body_seconds), model)
+
+
+async def read_inference(request: Request, model: type[M], settings: Settings) -> tuple[M, bytes]:
+    """The body as the Open Inference Protocol sends it: JSON, and the bytes after it if a header tells its length.
+
+    The protocol's clients name no media type. A page of another site could leave it out too, but a browser then says
+    where the request comes from.
+
+    Raises:
+        TooLarge, UnsupportedMedia, CallerLeft, BadInput: naming the first field that is wrong.
+    """
+    length = request.headers.get(JSON_LENGTH)
+    untyped = () if "origin" in request.headers else ("",)
+    _refuse_all_but(request, JSON, *untyped, *((BYTES,) if length is not None else ()))
     data = await _read_bytes(request, settings.max_body_bytes, settings.body_seconds)
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"the body is not UTF-8: byte {error.start} cannot be read") from error
-    try:
-        return model.model_validate_json(data)
-    except ValidationError as error:
-        raise BadInput(describe(error)) from error
+    if length is None:
+        return _parsed(data or b"{}", model), b""
+    if not length.isdecimal() or int(length) > len(data):
+        raise BadInput(f"{JSON_LENGTH} is {length}; the body has {len(data)} bytes")
+    return _parsed(data[: int(length)], model), data[int(length) :]
 
 
 async def read_file(request: Request, settings: Settings) -> bytes:
@@ -43,9 +55,28 @@ async def read_file(request: Request, settings: Settings) -> bytes:
     Raises:
         TooLarge, UnsupportedMedia, CallerLeft, BadInput
     """
-    if _media_type(request) not in ("", BYTES):
-        raise UnsupportedMedia(f"the body's media type is {_media_type(request)}; send it as {BYTES}")
+    _refuse_all_but(request, BYTES, "")
     return await _read_bytes(request, settings.max_adapter_bytes, settings.body_seconds)
+
+
+def _refuse_all_but(request: Request, *accepted: str) -> None:
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type not in accepted:
+        raise UnsupportedMedia(f"the body's media type is {media_type or 'not named'}; send it as {accepted[0]}")
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise UnsupportedMedia(f"the body's encoding is {encoding}; send it as it is")
+
+
+def _parsed(data: bytes, model: type[M]) -> M:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"the body is not UTF-8: byte {error.start} cannot be read") from error
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise BadInput(describe(error)) from error
 
 
 async def _read_bytes(request: Request, limit: int, seconds: float) -> bytes:
@@ -95,7 +126,3 @@ def _inline(part: Any, definitions: dict[str, Any]) -> Any:
             name: value for name, value in part.items() if name != "$ref"
         }
     return {name: _inline(value, definitions) for name, value in part.items()}
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()

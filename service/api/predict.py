@@ -1,21 +1,17 @@
 """POST /predict/{task}: text in, answers out; POST /predict: one text, many tasks."""
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 
-from service.api.answering import Sent, answer
+from service.api.answering import Answered, Sent, answer, counted, find
 from service.api.body import body_schema, read_json
 from service.api.problems import documented
 from service.api.schemas import Inputs, Parameters, PredictAnswer, PredictManyAnswer, PredictManyRequest, PredictRequest
-from service.api.services import Services, ServicesHere
-from service.engine.bank import Resident
-from service.errors import RootstockError
+from service.api.services import ServicesHere
 
 router = APIRouter(tags=["predict"])
 
@@ -28,12 +24,12 @@ router = APIRouter(tags=["predict"])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere) -> Response:
-    with _counted(services) as tasks:
+    with counted(services) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
-        resident = await _find(services, task, wanted.parameters.version)
+        resident = await find(services, task, wanted.parameters.version)
         tasks.append(task)
         [one] = await answer(request, services, {task: resident}, _listed(wanted.inputs), wanted.parameters)
-        return _response(one)
+        return _response(_document(one))
 
 
 @router.post(
@@ -44,21 +40,13 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere) -> Response:
-    with _counted(services) as tasks:
+    with counted(services) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
-        residents = {task: await _find(services, task) for task in wanted.tasks}
+        residents = {task: await find(services, task) for task in wanted.tasks}
         tasks.extend(residents)
         parameters = Parameters(**wanted.parameters.model_dump())
         answers = await answer(request, services, residents, _listed(wanted.inputs), parameters)
-        return _response({"answers": answers})
-
-
-async def _find(services: Services, task: str, version: int | None = None) -> Resident:
-    resident = services.registry.ready(task, version)
-    if resident is not None:
-        return resident
-    # Shielded: the file may be read for others too, who go on waiting where this one leaves.
-    return await asyncio.shield(asyncio.wrap_future(services.registry.fetch(task, version)))
+        return _response({"answers": [_document(one) for one in answers]})
 
 
 def _listed(inputs: Inputs) -> Sequence[Sent]:
@@ -69,25 +57,14 @@ def _response(document: object) -> Response:
     return Response(to_json(document) + b"\n", media_type="application/json")  # a terminal shows it on its own line
 
 
-@contextmanager
-def _counted(services: Services) -> Iterator[list[str]]:
-    """Counts a request by its outcome, under each task that is put into the list.
-
-    Only tasks that are served: a label of its own for every name that anyone makes up would fill the metrics.
-    """
-    started = perf_counter()
-    outcome = "failed"
-    tasks: list[str] = []
-    try:
-        yield tasks
-        outcome = "answered"
-    except RootstockError as error:
-        outcome = error.code
-        raise
-    except asyncio.CancelledError:
-        outcome = "cancelled"
-        raise
-    finally:
-        for task in tasks or [""]:
-            services.metrics.requests.labels(task, outcome).inc()
-        services.metrics.request_seconds.observe(perf_counter() - started)
+def _document(answered: Answered) -> dict[str, Any]:
+    """The answer as the API documents it."""
+    asked, resident = answered.asked, answered.asked.resident
+    return {
+        "task": asked.task,
+        "version": resident.version,
+        "digest": resident.digest,
+        "kind": resident.manifest.kind,
+        "predictions": [prediction.answer for prediction in answered.predictions],
+        "usage": {"tokens": asked.tokens, "truncated": asked.truncated},
+    }

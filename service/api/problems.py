@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from service.api.protocols.errors import shaped
 from service.api.schemas import Problem
 from service.errors import Overloaded, RootstockError
 
@@ -36,10 +37,24 @@ def problem(status: int, code: str, title: str, detail: str, headers: dict[str, 
         "type": f"urn:rootstock:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…",
+        "detail": _cut(detail),
         "code": code,
     }
     return JSONResponse(content, status, headers, MEDIA_TYPE)
+
+
+def _refusal(
+    request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """A problem document, or on the paths of another protocol an error as that has it."""
+    content = shaped(request.url.path, status, code, _cut(detail))
+    if content is None:
+        return problem(status, code, title, detail, headers)
+    return JSONResponse(content, status, headers)
+
+
+def _cut(detail: str) -> str:
+    return detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…"
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
@@ -47,7 +62,7 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     if error.status >= 500 and not isinstance(error, Overloaded):
         log.error("%s %s: %s", request.method, request.url.path, error.detail)
     headers = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, Overloaded) else None
-    return problem(error.status, error.code, error.title, error.detail, headers)
+    return _refusal(request, error.status, error.code, error.title, error.detail, headers)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -55,16 +70,18 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     codes = {404: "no_such_path", 405: "method_not_allowed"}
     detail = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers) if error.headers else None
-    return problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), detail, headers)
+    return _refusal(
+        request, error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), detail, headers
+    )
 
 
 def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = " ".join(str(part) for part in first["loc"])
-    return problem(422, "bad_input", "The request cannot be read", f"{place}: {first['msg']}")
+    return _refusal(request, 422, "bad_input", "The request cannot be read", f"{place}: {first['msg']}")
 
 
 def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "internal", "Internal error", "the service failed on this request; its log says why")
+    return _refusal(request, 500, "internal", "Internal error", "the service failed on this request; its log says why")

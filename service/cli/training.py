@@ -238,7 +238,7 @@ def served(client: Client, task: str) -> tuple[Any, Any]:
             given.text if given.text_pair is None else dict(zip(names, (given.text, given.text_pair), strict=True))
             for given in inputs
         ]
-        return client.predict(task, sent, version=version)
+        return [*map(dict, client.predict(task, sent, version=version))]
 
     return manifest, ask
 

@@ -66,6 +66,10 @@ class Registry:
         found = (task.versions.get(task.active) for task in self._tasks.values() if task.active is not None)
         return [version for version in found if version is not None and version.problem is None]
 
+    def tasks(self) -> list[Task]:
+        """All tasks of the store, served or not."""
+        return list(self._tasks.values())
+
     def task(self, name: str) -> Task:
         """A task of the store, served or not.
 
@@ -101,11 +105,8 @@ class Registry:
         Raises:
             UnknownTask, UnknownVersion, BadAdapter
         """
-        if name == BARE_TASK:
-            if version not in (None, 0):
-                raise UnknownVersion(f"task {name} is the bare base; it has no version {version}")
-            return self._bare
-        return self._bank.get(name, self._version(self.task(name), version).number)
+        found = self.version(name, version)
+        return self._bare if name == BARE_TASK else self._bank.get(name, found.number)
 
     def active(self, name: str) -> Version:
         """The version that answers `name`, in memory or not.
@@ -113,9 +114,19 @@ class Registry:
         Raises:
             UnknownTask, UnknownVersion, BadAdapter
         """
-        if name == BARE_TASK:
-            return Version(0, self._bare.digest, 0, Header(self._bare.manifest, {}, 0))
-        return self._version(self.task(name), None)
+        return self.version(name)
+
+    def version(self, name: str, number: int | None = None) -> Version:
+        """What answers `name`, or would if the number were named; in memory or not.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter
+        """
+        if name != BARE_TASK:
+            return self._version(self.task(name), number)
+        if number not in (None, 0):
+            raise UnknownVersion(f"task {name} is the bare base; it has no version {number}")
+        return Version(0, self._bare.digest, 0, Header(self._bare.manifest, {}, 0))
 
     def holds(self, name: str, number: int) -> bool:
         """Whether a version is in memory. Asking does not count as use."""
@@ -201,6 +212,18 @@ class Registry:
         if number not in self.task(name).versions:
             raise UnknownVersion(f"task {name} has no version {number}")
         return self._store.read(name, number)
+
+    def release(self, name: str) -> None:
+        """Lets go the memory of a task's versions. The task is served as before: what is asked for is read again.
+
+        Raises:
+            UnknownTask
+            Conflict: the task is one that stays in memory.
+        """
+        if name == BARE_TASK or self._bank.pins(name):
+            raise Conflict(f"task {name} stays in memory")
+        for number in self.task(name).versions:
+            self._bank.drop(name, number)
 
     def residents(self) -> Iterable[Resident]:
         """Adapter versions in memory."""

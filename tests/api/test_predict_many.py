@@ -103,7 +103,7 @@ def test_pairs_and_passages_are_asked_together_too(service: Harness) -> None:
         ({"inputs": "x"}, 422, "tasks: Field required"),
         ({"tasks": ["colour", "same"], "inputs": "x"}, 422, "inputs[0]: task same reads {text, text_pair}; a text"),
         ({"tasks": ["colour", "where"], "inputs": "x"}, 422, "inputs[0]: task where reads {question, context}"),
-        ({"tasks": SINGLE[:5], "inputs": TEXTS}, 422, "inputs: 3 for 5 tasks in one request; at most 12 are answered"),
+        ({"tasks": SINGLE[:5], "inputs": TEXTS}, 413, "inputs: 3 for 5 tasks in one request; at most 12 are answered"),
         (
             {"tasks": ["colour"], "inputs": "x", "parameters": {"version": 1}},
             422,

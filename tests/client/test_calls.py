@@ -1,19 +1,23 @@
 """The client: answers as they are, refusals as the errors they were, and strangers told apart."""
 
+import asyncio
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.adapters.file import digest
-from service.api.app import create_app
+from service.api import schemas
 from service.api.problems import problem
-from service.client import Client
+from service.client import NEVER, AsyncClient, Client, answers
+from service.client.transport import finish
 from service.engine.base_model import BaseModel
 from service.errors import (
     BadAdapter,
@@ -29,7 +33,7 @@ from service.errors import (
     UnknownTask,
     UnknownVersion,
 )
-from service.settings import Settings
+from tests.client.conftest import Connect
 from tests.live import listening
 from tests.tiny import make_adapter
 
@@ -48,18 +52,11 @@ class Stub:
 
     def __init__(self) -> None:
         self.answer = Response()
+        self.asked: list[Request] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.append(Request(scope))
         await self.answer(scope, receive, send)
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory, tiny_base: BaseModel) -> Iterator[Client]:
-    settings = Settings(store=tmp_path_factory.mktemp("store"), threads=1, max_body_bytes=10_000)
-    with listening(create_app(settings, tiny_base)) as url, Client(url) as client:
-        client.push("mood", make_adapter(tiny_base, seed=1))
-        client.push("same", make_adapter(tiny_base, pair=True, seed=2))
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +72,9 @@ def stub(stub_url: tuple[Stub, str]) -> Stub:
 
 
 @pytest.fixture
-def stranger(stub_url: tuple[Stub, str]) -> Iterator[Client]:
-    """A client of the stub."""
-    with Client(stub_url[1]) as client:
+def stranger(stub_url: tuple[Stub, str], connect: Connect) -> Iterator[Client]:
+    """A client of the stub, which takes what it says for its last word."""
+    with connect(stub_url[1], retry=NEVER) as client:
         yield client
 
 
@@ -108,8 +105,24 @@ def test_push_takes_bytes_and_files(client: Client, tiny_base: BaseModel, tmp_pa
     path.write_bytes(data)
     first, again = client.push("pushed", data), client.push("pushed", path)
     assert first == again
-    assert (first["version"], first["digest"], first["state"]) == (1, digest(data), "active")
+    assert (first["digest"], first["state"]) == (digest(data), "active")
     assert client.push("pushed", make_adapter(tiny_base, seed=4), activate=False)["state"] == "inactive"
+    client.retire("pushed")
+
+
+def test_a_version_is_activated_read_and_deleted(client: Client, tiny_base: BaseModel) -> None:
+    files = [make_adapter(tiny_base, seed=seed) for seed in (5, 6)]
+    old, new = [client.push("living", file)["version"] for file in files]
+    assert client.activate("living", old)["state"] == "active"
+    assert client.versions("living")["active"] == client.task("living")["version"] == old
+    client.delete("living", new)
+    assert [one["version"] for one in client.versions("living")["versions"]] == [old]
+    assert client.file("living", old) == files[0]
+    with pytest.raises(Conflict, match="is the active one"):
+        client.delete("living", old)
+    client.retire("living")
+    with pytest.raises(UnknownTask):
+        client.task("living")
 
 
 def test_tasks_and_stats_are_the_services(client: Client, tiny_base: BaseModel) -> None:
@@ -188,26 +201,26 @@ def test_a_stranger_is_no_rootstock(stub: Stub, stranger: Client, answer: Respon
             call()
 
 
-@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:many", "no address", "ftp://127.0.0.1"])
-def test_what_is_no_address_is_unreachable(url: str) -> None:
-    with pytest.raises(ServiceUnreachable, match=f"(?s){url[:6]}"), Client(url) as client:
+@pytest.mark.parametrize("address", ["http://[::1", "http://127.0.0.1:many", "no address", "ftp://127.0.0.1"])
+def test_what_is_no_address_is_unreachable(address: str, connect: Connect) -> None:
+    with pytest.raises(ServiceUnreachable, match=f"(?s){address[:6]}"), connect(address) as client:
         client.tasks()
 
 
-def test_a_port_where_nobody_listens_is_unreachable() -> None:
+def test_a_port_where_nobody_listens_is_unreachable(connect: Connect) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(ServiceUnreachable, match=f"^no answer from {url}: "):
+        with connect(url, retry=NEVER) as client, pytest.raises(ServiceUnreachable, match=f"^no answer from {url}: "):
             client.predict("mood", "good film")
 
 
-def test_a_service_that_does_not_answer_in_time_is_unreachable() -> None:
+def test_a_service_that_does_not_answer_in_time_is_unreachable(connect: Connect) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with Client(url, timeout=0.02) as client, pytest.raises(ServiceUnreachable, match="timed out"):
+        with connect(url, timeout=0.02) as client, pytest.raises(ServiceUnreachable, match=r"timed out|Timeout"):
             client.tasks()
 
 
@@ -215,3 +228,74 @@ def test_a_service_that_does_not_answer_in_time_is_unreachable() -> None:
 def test_what_json_cannot_carry_is_bad_input(client: Client, inputs: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="cannot be sent as JSON"):
         client.predict("mood", inputs, **parameters)
+
+
+@pytest.mark.parametrize(("given", "held", "sent"), [
+    (None, None, None), ("ours", None, "Bearer ours"), (None, "held", "Bearer held"), ("ours", "held", "Bearer ours"),
+    ("", "held", None),
+])  # fmt: skip
+def test_a_key_is_sent_as_a_bearer_token(
+    stub_url: tuple[Stub, str],
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    held: str | None,
+    sent: str | None,
+) -> None:
+    stub, url = stub_url
+    stub.answer = JSONResponse([])
+    monkeypatch.delenv("ROOTSTOCK_KEY", raising=False)
+    if held is not None:
+        monkeypatch.setenv("ROOTSTOCK_KEY", held)
+    with connect(url, key=given) as client:
+        client.tasks()
+    assert stub.asked[-1].headers.get("Authorization") == sent
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_told(connect: Connect, key: str) -> None:
+    with pytest.raises(BadInput, match="no header can carry") as raised, connect("http://127.0.0.1:1", key=key):
+        pass
+    assert key not in str(raised.value)
+
+
+def test_many_calls_are_under_way_at_once(url: str) -> None:
+    texts = ["good film", "bad film", "never again"] * 4
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(url) as client:
+            return [*await asyncio.gather(*(client.predict("mood", text) for text in texts))]
+
+    with Client(url) as client:
+        one_by_one = [client.predict("mood", text) for text in texts]
+    for [together], [alone] in zip(asyncio.run(ask()), one_by_one, strict=True):
+        assert together["label"] == alone["label"]
+        assert together["score"] == pytest.approx(alone["score"], abs=1e-4)
+
+
+def test_a_call_that_would_need_an_event_loop_is_no_blocking_one() -> None:
+    with pytest.raises(AssertionError, match="gave control away"):
+        finish(asyncio.sleep(0))
+
+
+@pytest.mark.parametrize(
+    ("told", "documented"),
+    [
+        (answers.TaskFacts, schemas.TaskAnswer),
+        (answers.VersionFacts, schemas.VersionAnswer),
+        (answers.TaskVersions, schemas.AdapterAnswer),
+        (answers.BaseStats, schemas.BaseStats),
+        (answers.AdapterStats, schemas.AdapterStats),
+        (answers.Stats, schemas.StatsAnswer),
+    ],
+    ids=lambda one: one.__name__,
+)
+def test_what_the_types_name_is_what_the_service_documents(told: type, documented: Any) -> None:
+    assert told.__annotations__.keys() <= documented.model_fields.keys()
+
+
+def test_a_predictions_type_names_what_the_kinds_answer() -> None:
+    described = schemas.PredictAnswer.model_fields["predictions"].description
+    assert described is not None
+    named = {name for part in re.findall(r"\{([^}]+)\}", described) for name in part.split(", ")}
+    assert named == answers.Prediction.__annotations__.keys()

@@ -1,0 +1,151 @@
+"""Embeddings in the forms of others: POST /embed as Text Embeddings Inference has it, POST /v1/embeddings as OpenAI."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import to_json
+
+from service.api.answering import Answered, answer, counted, find
+from service.api.body import JSON, body_schema, read_json
+from service.api.protocols.errors import EmbedError, OpenAIError
+from service.api.schemas import Parameters
+from service.api.services import Services, ServicesHere
+from service.engine.bank import BARE_TASK
+from service.errors import BadInput
+from service.strict import Strict
+from service.tasks import Floats
+
+router = APIRouter(tags=["embeddings"])
+
+Texts = Annotated[
+    list[str],
+    Field(min_length=1, fail_fast=True, description="a text, or a list of them"),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
+]
+Dimensions = Annotated[int | None, Field(description="the vectors' length, which is the base's and no other")]
+
+
+class _Request(Strict):
+    model_config = ConfigDict(strict=True)
+
+
+class EmbedRequest(_Request):
+    inputs: Texts
+    truncate: bool | None = Field(default=None, description="cut texts over the task's length; else refuse them")
+    normalize: bool = Field(default=True, description="scale vectors to length one")
+    truncation_direction: Literal["Right", "right"] = Field(default="Right", description="where texts are cut")
+    prompt_name: None = Field(default=None, description="there are no prompts")
+    dimensions: Dimensions = None
+
+
+class EmbeddingsRequest(_Request):
+    input: Texts
+    model: str = Field(description="a task of kind embedding", examples=[BARE_TASK])
+    encoding_format: Literal["float", "base64"] = Field(
+        default="float", description="base64: of float32, low byte first"
+    )
+    dimensions: Dimensions = None
+    user: str | None = Field(default=None, description="not looked at")
+
+
+class OneEmbedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[OneEmbedding]
+    model: str
+    usage: EmbeddingsUsage
+
+
+STATUSES = (400, 404, 413, 415, 422, 500, 503)
+
+
+@router.post(
+    "/embed",
+    response_model=list[list[float]],
+    responses={status: {"model": EmbedError} for status in STATUSES},
+    openapi_extra=body_schema(EmbedRequest),
+    summary=f"Vectors of task {BARE_TASK}, as Text Embeddings Inference gives them",
+)
+async def embed(request: Request, services: ServicesHere) -> Response:
+    with counted(services) as tasks:
+        wanted = await read_json(request, EmbedRequest, services.settings)
+        found = await _embedded(request, services, BARE_TASK, tasks, wanted.inputs, wanted.dimensions, wanted.truncate)
+        vectors = _vectors(found) if wanted.normalize else [rows[0] for rows in found.raw]
+        return Response(to_json([_listed(vector) for vector in vectors]), media_type=JSON)
+
+
+@router.post(
+    "/v1/embeddings",
+    response_model=EmbeddingsAnswer,
+    responses={status: {"model": OpenAIError} for status in STATUSES},
+    openapi_extra=body_schema(EmbeddingsRequest),
+    summary="Vectors of a task of kind embedding, as OpenAI gives them",
+)
+async def embeddings(request: Request, services: ServicesHere) -> Response:
+    with counted(services) as tasks:
+        wanted = await read_json(request, EmbeddingsRequest, services.settings)
+        # There is no place in the answer to say that a text was cut.
+        found = await _embedded(request, services, wanted.model, tasks, wanted.input, wanted.dimensions, truncate=False)
+        encode = _base64 if wanted.encoding_format == "base64" else _listed
+        data = [
+            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            for index, vector in enumerate(_vectors(found))
+        ]
+        usage = {"prompt_tokens": found.asked.tokens, "total_tokens": found.asked.tokens}
+        return Response(
+            to_json({"object": "list", "data": data, "model": wanted.model, "usage": usage}), media_type=JSON
+        )
+
+
+async def _embedded(
+    request: Request,
+    services: Services,
+    task: str,
+    tasks: list[str],
+    texts: Sequence[str],
+    dimensions: int | None,
+    truncate: bool | None,
+) -> Answered:
+    """What a task of kind embedding answers.
+
+    Args:
+        tasks: of `counted`; the task is put into it once it is found.
+
+    Raises:
+        BadInput: the task is of another kind, or its vectors of another length.
+    """
+    resident = await find(services, task)
+    tasks.append(task)
+    manifest = resident.manifest
+    if manifest.kind != "embedding":
+        raise BadInput(f"model: task {task} is of kind {manifest.kind}; vectors come from kind embedding")
+    if dimensions not in (None, manifest.base.hidden_size):
+        raise BadInput(f"dimensions: the task's vectors have {manifest.base.hidden_size}, not {dimensions}")
+    [found] = await answer(request, services, {task: resident}, texts, Parameters(truncate=bool(truncate)))
+    return found
+
+
+def _vectors(found: Answered) -> list[Floats]:
+    return [prediction.outputs for prediction in found.predictions]
+
+
+def _listed(vector: Floats) -> object:
+    return vector.tolist()
+
+
+def _base64(vector: Floats) -> object:
+    return b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,178 @@
+"""Open Inference Protocol v2 over HTTP: health, metadata, infer. A task is a model; texts go in, tensors come out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from service import __version__
+from service.api import operations
+from service.api.answering import Answered, answer, counted, find
+from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
+from service.api.protocols.errors import InferenceError
+from service.api.protocols.models import answered, chosen, inputs_from, inputs_of, outputs_of
+from service.api.protocols.tensors import InputTensor, Name, OutputTensor, read_texts
+from service.api.schemas import Parameters
+from service.api.services import Services, ServicesHere
+from service.engine.bank import BARE_TASK
+from service.registry.versions import Version
+from service.strict import Strict
+
+PLATFORM = "rootstock"
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+
+class _Request(Strict):
+    model_config = ConfigDict(strict=True)
+
+
+class OutputParameters(_Request):
+    binary_data: bool | None = None
+
+
+class WantedOutput(_Request):
+    name: Name
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferParameters(_Request):
+    truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
+    binary_data_output: bool = Field(default=False, description="answer with bytes where an output does not say")
+
+
+class InferRequest(_Request):
+    inputs: list[InputTensor] = Field(min_length=1, max_length=2)
+    outputs: list[WantedOutput] | None = Field(default=None, max_length=16, description="all, when left out")
+    parameters: InferParameters = InferParameters()
+    id: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ServerAnswer(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorAnswer(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1 where the inputs decide")
+
+
+class ModelAnswer(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorAnswer]
+    outputs: list[TensorAnswer]
+
+
+class InferAnswer(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any] = Field(description="digest, tokens, truncated")
+    outputs: list[dict[str, Any]] = Field(description="{name, datatype, shape} and data, or where in the bytes it is")
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": InferenceError} for status in statuses}
+
+
+@router.get("", summary="The server's name and extensions")
+async def server() -> ServerAnswer:
+    return ServerAnswer(name=PLATFORM, version=__version__, extensions=EXTENSIONS)
+
+
+@router.get("/health/live", summary="As /healthz")
+async def live(services: ServicesHere) -> Response:
+    status = (await operations.healthz(services)).status_code
+    return JSONResponse({"live": status == 200}, status)
+
+
+@router.get("/health/ready", summary="As /readyz")
+async def ready(services: ServicesHere) -> Response:
+    status = (await operations.readyz(services)).status_code
+    return JSONResponse({"ready": status == 200}, status)
+
+
+@router.get("/models/{task}/ready", responses=refusals(404, 422), summary="Whether a task answers")
+@router.get("/models/{task}/versions/{version}/ready", responses=refusals(404, 422), summary="The same of a version")
+async def model_ready(task: str, services: ServicesHere, version: int | None = None) -> dict[str, Any]:
+    services.registry.version(task, version)
+    return {"name": task, "ready": True}
+
+
+@router.get("/models/{task}", responses=refusals(404, 422), summary="The tensors of a task")
+@router.get("/models/{task}/versions/{version}", responses=refusals(404, 422), summary="The same of a version")
+async def model(task: str, services: ServicesHere, version: int | None = None) -> ModelAnswer:
+    manifest = services.registry.version(task, version).manifest
+    assert manifest is not None  # it is served
+    return ModelAnswer(
+        name=task,
+        versions=[str(one.number) for one in _versions(services, task) if one.problem is None],
+        platform=PLATFORM,
+        inputs=[TensorAnswer(**one) for one in inputs_of(manifest)],
+        outputs=[TensorAnswer(**one) for one in outputs_of(manifest)],
+    )
+
+
+INFER: Mapping[str, Any] = {
+    "response_model": InferAnswer,
+    "responses": refusals(400, 404, 413, 415, 422, 500, 503),
+    "openapi_extra": body_schema(InferRequest),
+}
+
+
+@router.post("/models/{task}/infer", **INFER, summary="Answer texts with one task")
+@router.post("/models/{task}/versions/{version}/infer", **INFER, summary="The same by a version")
+async def infer(task: str, request: Request, services: ServicesHere, version: int | None = None) -> Response:
+    with counted(services) as tasks:
+        wanted, binary = await read_inference(request, InferRequest, services.settings)
+        resident = await find(services, task, version)
+        tasks.append(task)
+        outputs = chosen(resident.manifest, [one.name for one in wanted.outputs or ()])
+        inputs = inputs_from(resident.manifest, read_texts(wanted.inputs, binary))
+        parameters = Parameters(truncate=wanted.parameters.truncate)
+        [found] = await answer(request, services, {task: resident}, inputs, parameters)
+        return _response(wanted, found, answered(resident.manifest, outputs, found.predictions))
+
+
+def _response(wanted: InferRequest, found: Answered, tensors: Sequence[OutputTensor]) -> Response:
+    asked = found.asked
+    binary = {one.name: one.parameters.binary_data for one in wanted.outputs or ()}
+    described, rest = [], []
+    for tensor in tensors:
+        as_bytes = binary.get(tensor.name)
+        if wanted.parameters.binary_data_output if as_bytes is None else as_bytes:
+            rest.append(tensor.packed())
+            described.append(tensor.described() | {"parameters": {"binary_data_size": len(rest[-1])}})
+        else:
+            described.append(tensor.described() | {"data": tensor.flat()})
+    head = to_json(
+        {
+            "model_name": asked.task,
+            "model_version": str(asked.resident.version),
+            **({"id": wanted.id} if wanted.id is not None else {}),
+            "parameters": {
+                "digest": asked.resident.digest,
+                "tokens": asked.tokens,
+                "truncated": asked.truncated,
+            },
+            "outputs": described,
+        }
+    )
+    if not rest:
+        return Response(head, media_type=JSON)
+    return Response(b"".join([head, *rest]), media_type=BYTES, headers={JSON_LENGTH: str(len(head))})
+
+
+def _versions(services: Services, task: str) -> Sequence[Version]:
+    if task == BARE_TASK:
+        return [services.registry.version(task)]
+    return [version for _, version in sorted(services.registry.task(task).versions.items())]
