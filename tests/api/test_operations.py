@@ -28,6 +28,20 @@ ROUTES = {
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/metrics"),
+    ("get", "/v2"),
+    ("get", "/v2/health/live"),
+    ("get", "/v2/health/ready"),
+    ("get", "/v2/models/{task}"),
+    ("get", "/v2/models/{task}/ready"),
+    ("post", "/v2/models/{task}/infer"),
+    ("get", "/v2/models/{task}/versions/{version}"),
+    ("get", "/v2/models/{task}/versions/{version}/ready"),
+    ("post", "/v2/models/{task}/versions/{version}/infer"),
+    ("post", "/v2/repository/index"),
+    ("post", "/v2/repository/models/{task}/load"),
+    ("post", "/v2/repository/models/{task}/unload"),
+    ("post", "/embed"),
+    ("post", "/v1/embeddings"),
 }
 
 
