@@ -194,9 +194,9 @@ def train(run: Run, data: Path, work: Path) -> bool:
     begun, report = out / "run.json", out / "report.json"
     resume = ("--resume",) if read_json(begun) == wanted else ()  # otherwise what lies there is of another training
     write_json(begun, wanted)
-    rows = folder / "train.jsonl"
-    if WAYS[run.recipe].rows:
-        rows = _drawn(rows, WAYS[run.recipe].rows, out / "train.jsonl")
+    rows, some = folder / "train.jsonl", WAYS[run.recipe].rows
+    if some:
+        rows = _drawn(rows, some, out / "train.jsonl")
     command = [
         sys.executable, "-m", "service.cli", "train", str(rows), *wanted["arguments"],
         "--validation", str(folder / "validation.jsonl"), "--test", str(folder / "test.jsonl"),

@@ -15,14 +15,13 @@ from service.adapters.file import (
     read_header,
     read_run,
     read_tensors,
-    runs,
 )
 from service.adapters.manifest import Manifest
 from service.adapters.methods import AnyMethod
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.layout import AnyAdaptation, placed
-from service.engine.native import Mould
+from service.engine.native import Mould, NativeAdaptation
 from service.errors import BadAdapter
 from service.tasks import expected_shapes, kind_of
 
@@ -70,8 +69,15 @@ class _Known(NamedTuple):
 
     mould: Mould
     address: int  # of the payload that the mould was made from
-    runs: list[list[Stored]]
     head: dict[str, Stored]
+
+    def cast(self, payload: memoryview) -> tuple[NativeAdaptation, dict[str, Tensor]] | None:
+        """A file's adaptation and its head; None where a number is not finite."""
+        adaptation, finite = self.mould.cast(_address(payload) - self.address)
+        head = {name: read_run(payload, [stored]) for name, stored in self.head.items()}
+        if not (finite and all(whole for _, whole in head.values())):
+            return None
+        return adaptation, {name: block.view(self.head[name].shape) for name, (block, _) in head.items()}
 
 
 class Arranger:
@@ -99,11 +105,8 @@ class Arranger:
         """
         manifest, payload = header.manifest, payload_of(data, header)
         known = self._known.get((id(header.tensors), manifest.method))
-        if known is not None and all(finite for _, finite in (read_run(payload, run) for run in known.runs)):
-            adaptation: AnyAdaptation = known.mould.cast(_address(payload) - known.address)
-            head = {name: read_run(payload, [stored])[0].view(stored.shape) for name, stored in known.head.items()}
-        else:
-            adaptation, head = self._arrange_anew(header, payload)
+        made = known.cast(payload) if known is not None else None
+        adaptation, head = made or self._arrange_anew(header, payload)  # which names what is not finite
         own = {name: tensor.to(torch.float32, copy=True) for name, tensor in head.items()}
         return Resident(
             manifest=manifest,
@@ -127,13 +130,12 @@ class Arranger:
         if weights.native is None:
             return placed(weights, adapted), head
         mould = Mould(adapted, dims, weights.dtype, weights.native.blocks)
-        adaptation = mould.cast()
+        adaptation, _ = mould.cast()
         address = _address(payload)
         shared = self._tables.get(tuple(header.tensors.items())) is header.tensors
         if shared and mould.reusable(address, len(payload)):
-            each = [[header.tensors[name] for name in run] for run in runs(header.tensors)]
             of_head = {name: header.tensors[name] for name in head}
-            self._known[id(header.tensors), method] = _Known(mould, address, each, of_head)
+            self._known[id(header.tensors), method] = _Known(mould, address, of_head)
         return adaptation, head
 
 

@@ -71,7 +71,7 @@ def packed_adaptation(adaptation: Adaptation, dims: Dims, dtype: torch.dtype, bl
     Args:
         dtype: of the base's token vectors, which the matrices take.
     """
-    return Mould(adaptation, dims, dtype, blocks).cast()
+    return Mould(adaptation, dims, dtype, blocks).cast()[0]
 
 
 class Mould:
@@ -118,20 +118,24 @@ class Mould:
         self._held = []
         return True
 
-    def cast(self, shift: int = 0) -> NativeAdaptation:
-        """Packs the adapter whose tensors lie `shift` bytes behind those of the first one."""
+    def cast(self, shift: int = 0) -> tuple[NativeAdaptation, bool]:
+        """Packs the adapter whose tensors lie `shift` bytes behind those of the first one.
+
+        Returns:
+            The adapter, and whether its numbers are all finite.
+        """
         block = self._blocks.take(self._size)
         memory = np.frombuffer(block, dtype=np.uint8)
         tensors = self._tensors.copy()
         tensors["from"] = (tensors["from"].astype(np.int64) + shift).astype(np.uint64)
         tensors["to"] += memory.ctypes.data
-        call("lay", tensors.ctypes.data, len(tensors))
+        finite = bool(call("lay", tensors.ctypes.data, len(tensors)))
         sites, low_ranks, prefixes = (
             None if table is None else _beginning(table, memory.ctypes.data) for table in self._tables
         )
         packed = NativeAdaptation(self._first_layer, self._prefix_length, sites, low_ranks, prefixes, memory)
         finalize(packed, self._blocks.give_back, block).atexit = False
-        return packed
+        return packed, finite
 
 
 def _beginning(table: Table, address: int) -> Table:

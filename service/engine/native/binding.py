@@ -34,6 +34,7 @@ _SIGNATURES: Mapping[str, list[Any]] = {
     "lay": [_POINTER, _NUMBER],
     **{f"{function}_{name}": types for function, types in _BY_DTYPE.items() for name in NAMES.values()},
 }
+_RESULTS = {"lay": c_int32}
 
 
 def available(precision: str) -> bool:
@@ -41,12 +42,12 @@ def available(precision: str) -> bool:
     return _library() is not None and all(_capabilities().get(need) for need in NEEDED_BY[precision])
 
 
-def call(function: str, *arguments: Any) -> None:
-    """Runs a kernel on its threads; others may run Python meanwhile."""
+def call(function: str, *arguments: Any) -> Any:
+    """Runs a kernel on its threads, and gives back what it does; others may run Python meanwhile."""
     library = _library()
     assert library is not None
     library.rootstock_use(_own_threads or torch.get_num_threads())
-    getattr(library, f"rootstock_{function}")(*arguments)
+    return getattr(library, f"rootstock_{function}")(*arguments)
 
 
 _own_threads: int | None = None  # None: as many as torch's operators have
@@ -97,5 +98,5 @@ def _library() -> CDLL | None:
     library = CDLL(str(built))
     for name, signature in _SIGNATURES.items():
         function = getattr(library, f"rootstock_{name}")
-        function.argtypes, function.restype = signature, None
+        function.argtypes, function.restype = signature, _RESULTS.get(name)
     return library

@@ -174,7 +174,7 @@ void rootstock_use(int64_t n) { threads = n; }
 
 void rootstock_pack(const char* w, int64_t n, int64_t k, int64_t bytes, char* out) { pack(w, n, k, bytes, out); }
 
-void rootstock_lay(const Tensor* tensors, int64_t count) { lay(tensors, count); }
+int32_t rootstock_lay(const Tensor* tensors, int64_t count) { return lay(tensors, count); }
 
 #define ROOTSTOCK_EXPORT(name, Number)                                                                                 \
   void rootstock_linear_##name(const Linear* w, int32_t activation, const Number* x, Number* y, int64_t tokens) {      \

@@ -30,6 +30,8 @@ inline void pack(const char* w, long n, long k, long bytes, char* out) {
 
 enum Type : int32_t { as_float32, as_bfloat16, as_float16 };
 
+constexpr int kNotFinite = 0x99;  // quiet NaN, both infinities, signalling NaN
+
 // One tensor of an adapter, and where it shall lie.
 struct Tensor {
   const char* from;  // [n, k] of `stored`
@@ -39,13 +41,20 @@ struct Tensor {
   int64_t packed;  // whether as a product reads it
 };
 
+// Whether all of them are finite.
 template <class To, class From>
-inline void convert(const From* from, To* to, long numbers) {
-  for (long i = 0; i < numbers; i += 16) store(to + i, load(from + i, first(numbers - i)), first(numbers - i));
+inline bool convert(const From* from, To* to, long numbers) {
+  __mmask16 others = 0;
+  for (long i = 0; i < numbers; i += 16) {
+    const __m512 x = load(from + i, first(numbers - i));
+    others |= _mm512_fpclass_ps_mask(x, kNotFinite);
+    store(to + i, x, first(numbers - i));
+  }
+  return !others;
 }
 
 template <class To>
-inline void convert(const Tensor& tensor, char* to) {
+inline bool convert(const Tensor& tensor, char* to) {
   To* numbers = reinterpret_cast<To*>(to);
   const long count = tensor.n * tensor.k;
   switch (tensor.stored) {
@@ -53,15 +62,19 @@ inline void convert(const Tensor& tensor, char* to) {
     case as_bfloat16: return convert(reinterpret_cast<const bfloat16*>(tensor.from), numbers, count);
     case as_float16: return convert(reinterpret_cast<const float16*>(tensor.from), numbers, count);
   }
+  return false;
 }
 
-inline void lay(const Tensor* tensors, long count) {
+// Whether all numbers are finite.
+inline bool lay(const Tensor* tensors, long count) {
+  bool finite = true;
   std::vector<char> room;  // for what is converted before it is packed
   for (const Tensor* tensor = tensors; tensor < tensors + count; tensor++) {
     const long bytes = tensor->wanted == as_float32 ? 4 : 2;
     if (tensor->packed) room.resize(tensor->n * tensor->k * bytes);
     char* to = tensor->packed ? room.data() : tensor->to;
-    tensor->wanted == as_float32 ? convert<float>(*tensor, to) : convert<bfloat16>(*tensor, to);
+    finite &= tensor->wanted == as_float32 ? convert<float>(*tensor, to) : convert<bfloat16>(*tensor, to);
     if (tensor->packed) pack(to, tensor->n, tensor->k, bytes, tensor->to);
   }
+  return finite;
 }
