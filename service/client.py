@@ -1,5 +1,6 @@
 """The service's client: what the command line and the benchmarks use."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,18 +15,24 @@ from service.errors import (
     BadStore,
     CallerLeft,
     Conflict,
+    CrossOrigin,
     EngineFault,
+    Forbidden,
+    Misdirected,
     Overloaded,
     RootstockError,
     ServiceUnreachable,
+    Starting,
     Stopping,
     TooLarge,
+    Unauthenticated,
     UnknownTask,
     UnknownVersion,
     UnsupportedMedia,
 )
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+KEY_VARIABLE = "ROOTSTOCK_API_KEY"
 ERRORS: dict[str, type[RootstockError]] = {
     error.code: error
     for error in (
@@ -34,10 +41,15 @@ ERRORS: dict[str, type[RootstockError]] = {
         BadStore,
         CallerLeft,
         Conflict,
+        CrossOrigin,
         EngineFault,
+        Forbidden,
+        Misdirected,
         Overloaded,
+        Starting,
         Stopping,
         TooLarge,
+        Unauthenticated,
         UnknownTask,
         UnknownVersion,
         UnsupportedMedia,
@@ -51,9 +63,16 @@ class Client:
     Every call may raise `ServiceUnreachable`: nothing answered, or something that is not a Rootstock.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, timeout: float = 60.0) -> None:
+    def __init__(self, url: str = DEFAULT_URL, timeout: float = 60.0, key: str | None = None) -> None:
+        """
+        Args:
+            timeout: seconds.
+            key: the service's API key, where it asks for one. Default: the environment's ROOTSTOCK_API_KEY.
+        """
+        key = key or os.environ.get(KEY_VARIABLE)
+        headers = {"Authorization": f"Bearer {key}"} if key else None
         try:
-            self._http = httpx2.Client(base_url=url, timeout=timeout)
+            self._http = httpx2.Client(base_url=url, timeout=timeout, headers=headers)
         except httpx2.InvalidURL as error:
             raise ServiceUnreachable(f"{url} is no address: {error}") from error
         self._url = url

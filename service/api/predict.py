@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 
+from service.api.access import check_tasks, needs
 from service.api.answering import Sent, answer
 from service.api.body import body_schema, read_json
 from service.api.problems import documented
@@ -17,7 +18,7 @@ from service.api.services import Services, ServicesHere
 from service.engine.bank import Resident
 from service.errors import RootstockError
 
-router = APIRouter(tags=["predict"])
+router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
 
 
 @router.post(
@@ -46,6 +47,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
 async def predict_many(request: Request, services: ServicesHere) -> Response:
     with _counted(services) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
+        check_tasks(request, wanted.tasks)
         residents = {task: await _find(services, task) for task in wanted.tasks}
         tasks.extend(residents)
         parameters = Parameters(**wanted.parameters.model_dump())

@@ -7,15 +7,25 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import Overloaded, RootstockError
+from service.errors import Overloaded, RootstockError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 1000  # characters; a detail may quote what was sent
+# For browsers: what comes from here is shown as what it says it is, in no frame, runs nothing, and is kept by nobody.
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -42,12 +52,26 @@ def problem(status: int, code: str, title: str, detail: str, headers: dict[str, 
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
+def refusal(error: RootstockError) -> JSONResponse:
+    headers = None
+    if isinstance(error, Overloaded):
+        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
+    elif isinstance(error, Unauthenticated):
+        headers = {"WWW-Authenticate": "Bearer"}
+    return problem(error.status, error.code, error.title, error.detail, headers)
+
+
+def secure(headers: MutableHeaders) -> None:
+    """Adds the security headers that an answer does not set itself."""
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+
+
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RootstockError)
     if error.status >= 500 and not isinstance(error, Overloaded):
         log.error("%s %s: %s", request.method, request.url.path, error.detail)
-    headers = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, Overloaded) else None
-    return problem(error.status, error.code, error.title, error.detail, headers)
+    return refusal(error)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -67,4 +91,6 @@ def _validation(request: Request, error: Exception) -> JSONResponse:
 
 def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "internal", "Internal error", "the service failed on this request; its log says why")
+    answer = problem(500, "internal", "Internal error", "the service failed on this request; its log says why")
+    secure(answer.headers)  # it passes the guard by
+    return answer
