@@ -70,6 +70,8 @@ class Client:
             key: the service's API key, where it asks for one. Default: the environment's ROOTSTOCK_API_KEY.
         """
         key = key or os.environ.get(KEY_VARIABLE)
+        if key and not (key.isascii() and key.isprintable()):
+            raise Unauthenticated(f"the key, which {KEY_VARIABLE} holds, is none: it has signs that no key has")
         headers = {"Authorization": f"Bearer {key}"} if key else None
         try:
             self._http = httpx2.Client(base_url=url, timeout=timeout, headers=headers)

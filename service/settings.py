@@ -68,7 +68,8 @@ class Settings(BaseModel):
         if not (is_loopback(self.host) or self.keys_file or self.allow_anyone):
             raise PydanticCustomError(
                 "open_to_all",
-                "other machines reach {host}, and no keys are asked for: name a keys_file ({keys}), or say {anyone}=true",
+                "other machines reach {host}, and no keys are asked for: name a keys_file ({keys}), or say "
+                "{anyone}=true",
                 {
                     "host": self.host or "every address of this one",
                     "keys": environment_name("keys_file"),

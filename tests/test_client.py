@@ -12,20 +12,24 @@ from starlette.types import Receive, Scope, Send
 from service import errors
 from service.adapters.file import digest
 from service.api.app import create_app
+from service.api.keys import KeysFile
 from service.api.problems import problem
-from service.client import Client
+from service.client import KEY_VARIABLE, Client
 from service.engine.base_model import BaseModel
 from service.errors import (
     BadAdapter,
     BadBase,
     BadData,
     BadInput,
+    BadKeys,
     Conflict,
     Diverged,
+    Forbidden,
     Overloaded,
     RootstockError,
     ServiceUnreachable,
     TooLarge,
+    Unauthenticated,
     UnknownTask,
     UnknownVersion,
 )
@@ -39,7 +43,7 @@ SENT = [
     for error in vars(errors).values()
     if isinstance(error, type)
     and issubclass(error, RootstockError)
-    and error not in (RootstockError, BadBase, BadData, Diverged, ServiceUnreachable)
+    and error not in (RootstockError, BadBase, BadData, BadKeys, Diverged, ServiceUnreachable)
 ]
 
 
@@ -215,3 +219,27 @@ def test_a_service_that_does_not_answer_in_time_is_unreachable() -> None:
 def test_what_json_cannot_carry_is_bad_input(client: Client, inputs: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="cannot be sent as JSON"):
         client.predict("mood", inputs, **parameters)
+
+
+def test_the_key_comes_from_the_environment_or_is_given(
+    tmp_path: Path, tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = KeysFile(tmp_path / "keys.json")
+    reader, writer = file.add("reader", ["predict"], None), file.add("writer", ["upload"], None)
+    settings = Settings(store=tmp_path / "store", threads=1, keys_file=str(file.path))
+    with listening(create_app(settings, tiny_base)) as url:
+        with Client(url) as nobody, pytest.raises(Unauthenticated, match="needs a key"):
+            nobody.tasks()
+        monkeypatch.setenv(KEY_VARIABLE, reader)
+        with Client(url) as client, Client(url, key=writer) as other:
+            other.push("mood", make_adapter(tiny_base))
+            assert len(client.predict("mood", "good film")) == 1
+            with pytest.raises(Forbidden, match="key reader has scope predict; this takes upload"):
+                client.push("mood", make_adapter(tiny_base))
+
+
+@pytest.mark.parametrize("key", ["with\nlines", "ключ"])
+def test_what_can_be_no_key_is_not_sent_and_not_shown(stub_url: tuple[Stub, str], key: str) -> None:
+    with pytest.raises(Unauthenticated, match="is none") as raised:
+        Client(stub_url[1], key=key)
+    assert key not in raised.value.detail

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
+import torch
 from fastapi import FastAPI
 
 from service import __version__
@@ -53,6 +54,8 @@ def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
+    if services.settings.threads:
+        torch.set_num_threads(services.settings.threads)  # for this thread too, where another one has loaded
     with native.taken_threads() if services.base.weights.native is not None else nullcontext():
         services.runner.start()
         following = asyncio.create_task(_follow(services.keyring)) if services.keyring else None

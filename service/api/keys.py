@@ -2,8 +2,8 @@
 
     {"keys": [{"name": "ci", "sha256": "…", "scopes": ["upload"], "tasks": ["spam"], "made": "2026-01-31"}, …]}
 
-A secret is 256 random bits, so its plain SHA-256 is as hard to turn back as any slower hash. It is shown once, when it is
-made, and is nowhere else: not in the file, in a log, a metric, an error or a command line.
+A secret is 256 random bits, so its plain SHA-256 is as hard to turn back as any slower hash. It is shown once, when it
+is made, and is nowhere else: not in the file, in a log, a metric, an error or a command line.
 """
 
 import fcntl
@@ -52,7 +52,7 @@ class Key(Strict):
 class KeyTable(Strict):
     """All keys of a service, immutable: a change is another table."""
 
-    keys: list[Key] = []
+    keys: list[Key]
 
     @field_validator("keys")
     @classmethod
@@ -140,7 +140,7 @@ class KeysFile:
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            yield self.read() if self.path.exists() else KeyTable()
+            yield self.read() if self.path.exists() else KeyTable(keys=[])
         finally:
             os.close(folder)
 
@@ -186,4 +186,4 @@ class Keyring:
 
 
 def _hashed(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,5 +1,6 @@
 """GET /docs: the OpenAPI document as a page. It holds no script and fetches nothing from anywhere."""
 
+import json
 from base64 import b64encode
 from hashlib import sha256
 from typing import Any
@@ -49,7 +50,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> dict[str, A
             for parameter in operation.get("parameters", [])
         ],
         "bodies": [(media, list(_fields(content["schema"]))) for media, content in bodies.items()],
-        "answers": [(status, answer["description"]) for status, answer in operation["responses"].items()],
+        "answers": [(status, answer["description"]) for status, answer in sorted(operation["responses"].items())],
     }
 
 
@@ -69,8 +70,10 @@ def _fields(schema: dict[str, Any], inside: str = "") -> Any:
 
 
 def _field(name: str, schema: dict[str, Any], place: str) -> dict[str, Any]:
-    default = f", default {schema['default']}" if schema.get("default") not in (None, {}) else ""
-    return {"name": name, "place": place + default, "meaning": schema.get("description", "")}
+    default = schema.get("default")
+    if default is not None and not isinstance(default, dict):
+        place += f", default {json.dumps(default)}"
+    return {"name": name, "place": place, "meaning": schema.get("description", "")}
 
 
 def _needed(part: dict[str, Any]) -> str:

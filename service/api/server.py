@@ -1,9 +1,7 @@
 """The server: listens before the service is loaded, and stops in order.
 
-    starting   alive, not ready; all else is refused with 503
-    serving
-    stopping   on SIGTERM or SIGINT: new work is refused with 503, what is under way is answered, then the process ends
-    ended      with 0; on a second signal at once, whatever is under way
+Starting, it is alive and not ready, and refuses all else with 503. On SIGTERM or SIGINT it refuses new work with 503,
+answers what is under way, and ends with 0; on a second signal it ends at once, whatever is under way.
 """
 
 import asyncio

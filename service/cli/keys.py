@@ -9,6 +9,7 @@ import click
 from service.api.keys import KeysFile, Scope
 from service.settings import environment_name
 
+
 @click.group()
 def keys() -> None:
     """Make, list and remove the API keys of a service.

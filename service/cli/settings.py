@@ -11,8 +11,8 @@ from service.settings import Settings, environment_name, flag_name
 HEAD = """\
 # Settings
 
-Every setting of `rootstock serve`: a flag, or an environment variable, which the flag beats. `make docs` writes this page
-from the table in `service/settings.py`.
+Every setting of `rootstock serve`: a flag, or an environment variable, which the flag beats. `make docs` writes this
+page from the table in `service/settings.py`.
 
 | flag | variable | value | default | what it is |
 |---|---|---|---|---|
