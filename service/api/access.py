@@ -1,17 +1,16 @@
 """What a request's key allows. The guard finds the key; routes say what they need of it."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPBearer, SecurityScopes
+from fastapi import Request, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
 
 from service.api.keys import Key, Scope
 from service.errors import Forbidden
 
 NOBODY = "-"  # the caller's name where no key is asked for
-
-_bearer = HTTPBearer(scheme_name="key", description="a key made by `rootstock keys add`", auto_error=False)
 
 
 def needs(*scopes: Scope) -> Any:
@@ -23,17 +22,27 @@ def needs(*scopes: Scope) -> Any:
     Raises:
         Forbidden
     """
-    return Security(_check, scopes=scopes)
+    return Security(_Needed(scopes), scopes=scopes)
 
 
-async def _check(request: Request, needed: SecurityScopes, _documented: Annotated[Any, Depends(_bearer)]) -> None:
-    key: Key | None = request.state.key
-    if key is None:
-        return
-    if needed.scopes and not any(key.has(scope) for scope in needed.scopes):  # type: ignore[arg-type]  # they are ours
-        raise Forbidden(f"key {key.name} has scope {' and '.join(key.scopes)}; this takes {' or '.join(needed.scopes)}")
-    if task := request.path_params.get("task"):
-        check_tasks(request, [task])
+class _Needed(SecurityBase):
+    """Checks a request, and says in the OpenAPI document what it takes."""
+
+    model = HTTPBearer(description="a key made by `rootstock keys add`")
+    scheme_name = "key"
+
+    def __init__(self, scopes: tuple[Scope, ...]) -> None:
+        self._scopes = scopes
+
+    async def __call__(self, request: Request) -> None:
+        key: Key | None = request.state.key
+        if key is None:
+            return
+        if self._scopes and not any(map(key.has, self._scopes)):
+            has, takes = " and ".join(key.scopes), " or ".join(self._scopes)
+            raise Forbidden(f"key {key.name} has scope {has}; this takes {takes}")
+        if task := request.path_params.get("task"):
+            check_tasks(request, [task])
 
 
 def check_tasks(request: Request, tasks: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 def install(app: FastAPI) -> None:
@@ -63,8 +64,8 @@ def refusal(error: RootstockError) -> JSONResponse:
 
 def secure(headers: MutableHeaders) -> None:
     """Adds the security headers that an answer does not set itself."""
-    for name, value in SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
+    known = {name for name, _ in headers.raw}
+    headers.raw.extend(header for header in RAW_SECURITY_HEADERS if header[0] not in known)
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:

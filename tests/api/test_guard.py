@@ -63,7 +63,7 @@ class Kept:
 
     def call(self, method: str, path: str, secret: str | bytes | None = None, **body: Any) -> Any:
         sent = secret.encode() if isinstance(secret, str) else secret
-        headers = {} if sent is None else {"Authorization": b"Bearer " + sent}
+        headers = {} if sent is None else {b"Authorization": b"Bearer " + sent}
         return self.http.request(method, path, headers=headers, **(body or BODIES.get(path, {})))
 
     def upload(self, data: bytes, task: str = "mood") -> None:

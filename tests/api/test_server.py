@@ -15,7 +15,6 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from service.api import server as module
 from service.api.app import create_app
 from service.api.problems import SECURITY_HEADERS
 from service.api.server import Server
@@ -170,7 +169,7 @@ def test_at_the_limit_what_is_left_is_refused(
 
 def test_a_second_signal_ends_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
-    monkeypatch.setattr(module.os, "_exit", ends.append)
+    monkeypatch.setattr("os._exit", ends.append)
     server = Server(settings, FastAPI)
     server.handle_exit(signal.SIGTERM, None)
     assert not ends
