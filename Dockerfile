@@ -18,9 +18,11 @@ RUN useradd --uid 10001 --no-create-home rootstock
 COPY --from=build /venv /venv
 WORKDIR /srv/rootstock
 COPY --chown=rootstock adapters_store adapters_store
-RUN chown rootstock .
-USER rootstock
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 ROOTSTOCK_HOST=0.0.0.0
+RUN install --directory --owner=rootstock keys && chown rootstock .
+USER 10001
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# All of the container's addresses: it starts with ROOTSTOCK_KEYS_FILE, or with ROOTSTOCK_ALLOW_ANYONE=true.
+ENV ROOTSTOCK_HOST=0.0.0.0
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=10s --timeout=3s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup serve test soak lint bench bench-fast bench-data imports reproduce data-named clean
+.PHONY: setup serve test soak lint docs bench bench-fast bench-data imports reproduce data-named clean
 .DEFAULT_GOAL := serve
 WORK ?= build/benchmarks
 
@@ -45,6 +45,10 @@ lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages that are made from the code.
+docs: .venv/ready
+	$(BIN)/rootstock settings > docs/settings.md
 
 # The engine beside its peers, HTTP beside the engine, memory, uploads under load: make bench DATA=folder, an hour on a
 # quiet machine; make bench-fast is the engine's part in two minutes. DATA is laid out as docs/experiment-data.md says;

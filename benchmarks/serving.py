@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -50,9 +50,8 @@ def _wait(service: Service) -> None:
     while monotonic() < give_up:
         if service.process.poll() is not None:
             raise RuntimeError(f"the service ended with {service.process.returncode} before it was ready")
-        try:
+        with suppress(httpx2.HTTPError):
             if httpx2.get(f"{service.url}/readyz").is_success:
                 return
-        except httpx2.HTTPError:
-            sleep(0.1)
+        sleep(0.1)
     raise RuntimeError(f"the service was not ready within {START_SECONDS:.0f} s")

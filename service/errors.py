@@ -1,6 +1,10 @@
 """Every error the project raises on purpose. One place, `service/api/problems.py`, turns them into HTTP.
 
 RootstockError
+├── Unauthenticated      401  a key is needed, and none that is known came along
+├── Forbidden            403  the key does not reach this far
+├── CrossOrigin          403  a page of another site asks
+├── Misdirected          421  the request calls the service by a name that is not its own
 ├── BadInput             422  what a caller sent to /predict cannot be answered
 ├── BadAdapter           422  an adapter file is damaged, or not made for this base
 ├── UnknownTask          404
@@ -10,8 +14,10 @@ RootstockError
 ├── TooLarge             413  a body, or its list of inputs, is over the limit; in parts it would be taken
 ├── UnsupportedMedia     415
 ├── Overloaded           503  the queue is full; come back after `retry_after` seconds
-├── Stopping             503  the service is going down and takes no new work
+│   ├── Starting         503  the base and the adapters are still being loaded
+│   └── Stopping         503  the service is going down and takes no new work
 ├── EngineFault          500  the engine failed on the batch that held this request
+├── BadKeys               -   the file of API keys cannot be read, or a key cannot be made
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
 ├── BadData               -   a training file is wrong; names the file and the line
@@ -32,6 +38,22 @@ class RootstockError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class Unauthenticated(RootstockError):
+    status, code, title = 401, "unauthenticated", "A key is needed"
+
+
+class Forbidden(RootstockError):
+    status, code, title = 403, "forbidden", "The key does not allow this"
+
+
+class CrossOrigin(RootstockError):
+    status, code, title = 403, "cross_origin", "Pages of other sites are not answered"
+
+
+class Misdirected(RootstockError):
+    status, code, title = 421, "misdirected", "The request names another host"
 
 
 class BadInput(RootstockError):
@@ -74,12 +96,20 @@ class Overloaded(RootstockError):
         self.retry_after = retry_after  # seconds
 
 
+class Starting(Overloaded):
+    code, title = "starting", "The service is starting"
+
+
 class Stopping(Overloaded):
     code, title = "stopping", "The service is stopping"
 
 
 class EngineFault(RootstockError):
     code, title = "engine_fault", "The engine failed on this batch"
+
+
+class BadKeys(RootstockError):
+    code, title = "bad_keys", "The keys cannot be used"
 
 
 class BadBase(RootstockError):

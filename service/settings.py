@@ -1,9 +1,11 @@
 """Every setting in one table: name, default and help. `rootstock serve` and ROOTSTOCK_… both come from it."""
 
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 ENVIRONMENT_PREFIX = "ROOTSTOCK_"
 
@@ -13,6 +15,20 @@ class Settings(BaseModel):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
+    keys_file: Annotated[
+        str, Field(description="file of API keys, made by `rootstock keys`; without it, no key is asked for")
+    ] = ""
+    allow_anyone: Annotated[
+        bool, Field(description="listen without keys also on an address that other machines reach")
+    ] = False
+    hosts: Annotated[
+        str,
+        Field(
+            description="names, separated by commas, that requests may call this service by, beside localhost and "
+            "plain addresses; *: any"
+        ),
+    ] = ""
+    metrics_open: Annotated[bool, Field(description="answer /metrics without a key, also where there are keys")] = False
     store: Annotated[Path, Field(description="folder of adapter files; made when it is not there")] = Path(
         "adapters_store"
     )
@@ -43,6 +59,41 @@ class Settings(BaseModel):
         int, Field(ge=1, description="versions kept in memory, beside the active ones, for requests that name them")
     ] = 8
     stall_seconds: Annotated[float, Field(gt=0, description="a batch that runs longer makes /healthz fail")] = 60.0
+    stop_seconds: Annotated[
+        float, Field(gt=0, description="after SIGTERM, requests under way are answered within this time, or refused")
+    ] = 20.0
+
+    @model_validator(mode="after")
+    def _refuse_to_be_open_unasked(self) -> Self:
+        if not (is_loopback(self.host) or self.keys_file or self.allow_anyone):
+            raise PydanticCustomError(
+                "open_to_all",
+                "other machines reach {host}, and no keys are asked for: name a keys_file ({keys}), or say "
+                "{anyone}=true",
+                {
+                    "host": self.host or "every address of this one",
+                    "keys": environment_name("keys_file"),
+                    "anyone": environment_name("allow_anyone"),
+                },
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address. A name other than localhost may lead anywhere."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listed(names: str) -> list[str]:
+    """The names in a setting that takes several."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def flag_name(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
 
 
 def environment_name(setting: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,6 @@ def _threads() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.training.measure.RESAMPLES", 50)
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def run(*arguments: object, given: str | bytes | None = None, **environment: str) -> Result:

@@ -1,14 +1,14 @@
 """Real processes, killed and restarted: what was acknowledged is there, and who was admitted is answered."""
 
 import random
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -23,15 +23,14 @@ from service.engine.base_model import BaseModel
 from service.errors import RootstockError, ServiceUnreachable
 from tests.tiny import make_adapter
 
-pytestmark = pytest.mark.slow
-
-PATIENCE = 60.0  # seconds; only a failing test waits so long
+PATIENCE = 300.0  # seconds; only a failing test waits so long
+A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pytest.mark.slow)])
 
 
 class Process:
     """`rootstock serve` on a store that outlives it."""
 
-    def __init__(self, store: Path, base: Path, *options: str) -> None:
+    def __init__(self, store: Path, base: Path, *options: str, until: str = "ready") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -39,14 +38,14 @@ class Process:
         command = [sys.executable, "-m", "service.cli", "serve", "--store", str(store), "--base-model", str(base)]
         command += ["--port", str(port), "--threads", "1", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.wait_until(self._ready)
+        self.wait_until(self.ready if until == "ready" else self.listens)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         give_up = monotonic() + PATIENCE
         while not condition():
             assert self._process.poll() is None
             assert monotonic() < give_up
-            sleep(0.01)
+            sleep(0.05)
 
     def kill(self) -> None:
         """As a machine that loses its power."""
@@ -60,9 +59,16 @@ class Process:
         """The exit code, once there is one."""
         return self._process.wait(PATIENCE)
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        return self._succeeds("/readyz")
+
+    def listens(self) -> bool:
+        return self._succeeds("/healthz")
+
+    def _succeeds(self, path: str) -> bool:
         try:
-            return httpx2.get(f"{self.url}/readyz").is_success
+            # Without reading certificates, which takes a while each time.
+            return httpx2.get(self.url + path, timeout=PATIENCE, verify=False).is_success
         except httpx2.HTTPError:
             return False
 
@@ -75,8 +81,8 @@ def start(tmp_path: Path, tiny_folder: Path) -> Iterator[Start]:
     """Starts a service on the test's store, after the one before it has ended."""
     started: list[Process] = []
 
-    def start(*options: str) -> Process:
-        started.append(Process(tmp_path / "store", tiny_folder, *options))
+    def start(*options: str, until: str = "ready") -> Process:
+        started.append(Process(tmp_path / "store", tiny_folder, *options, until=until))
         return started[-1]
 
     yield start
@@ -84,17 +90,12 @@ def start(tmp_path: Path, tiny_folder: Path) -> Iterator[Start]:
         process.kill()
 
 
-def versions(url: str, task: str) -> dict[int, str]:
-    """The digests of a task's versions that are whole."""
-    listed = httpx2.get(f"{url}/adapters/{task}").raise_for_status().json()["versions"]
-    return {version["version"]: version["digest"] for version in listed if version["problem"] is None}
-
-
 def metric(url: str, name: str) -> float:
-    families = text_string_to_metric_families(httpx2.get(f"{url}/metrics").text)
+    families = text_string_to_metric_families(httpx2.get(f"{url}/metrics", timeout=PATIENCE).text)
     return next(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
+@pytest.mark.slow
 def test_uploads_under_load_fail_no_request_and_are_served_at_once(start: Start, tiny_base: BaseModel) -> None:
     process = start()
     done = threading.Event()
@@ -122,6 +123,7 @@ def test_uploads_under_load_fail_no_request_and_are_served_at_once(start: Start,
         assert all(future.result() > 0 for future in calling)
 
 
+@pytest.mark.slow
 def test_a_kill_right_after_the_acknowledgement_loses_nothing(start: Start, tiny_base: BaseModel) -> None:
     process = start()
     data = make_adapter(tiny_base, seed=1)
@@ -135,76 +137,162 @@ def test_a_kill_right_after_the_acknowledgement_loses_nothing(start: Start, tiny
     assert (answer["version"], answer["digest"]) == (1, digest(data))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_kill_among_uploads_loses_none_that_was_acknowledged(start: Start, tiny_base: BaseModel, seed: int) -> None:
-    moments = random.Random(seed)
-    acknowledged: dict[str, dict[int, str]] = {"mood": {}, "colour": {}}  # version → digest
-    for life in range(3):
+@A_FEW_AND_MANY
+def test_a_kill_among_uploads_loses_none_that_was_acknowledged(start: Start, tiny_base: BaseModel, lives: int) -> None:
+    moments = random.Random(lives)
+    uploads = [Uploads("mood"), Uploads("colour")]
+    for life in range(lives):
         process = start()
-        for task, known in acknowledged.items():
-            if known:
-                assert_served(process.url, task, known)
-
+        for each in uploads:
+            each.assert_served(process.url)
+        enough = sum(len(each.acknowledged) for each in uploads) + 4
         seeds = range(10_000 * life, 10_000 * (life + 1))  # bytes that no life before has sent
         uploading = [
-            threading.Thread(target=upload_until_killed, args=(process.url, tiny_base, seeds, task, known))
-            for task, known in acknowledged.items()
+            threading.Thread(target=each.push_until_killed, args=(process.url, tiny_base, seeds)) for each in uploads
         ]
-        enough = sum(map(len, acknowledged.values())) + 4
         for thread in uploading:
             thread.start()
-        process.wait_until(partial(has_grown, acknowledged, enough))
+        process.wait_until(lambda: sum(len(each.acknowledged) for each in uploads) >= enough)  # noqa: B023
         sleep(moments.uniform(0, 0.3))
         process.kill()
         for thread in uploading:
             thread.join()
+    last = start()
+    for each in uploads:
+        each.assert_served(last.url)
 
 
-def upload_until_killed(url: str, base: BaseModel, seeds: range, task: str, known: dict[int, str]) -> None:
-    with Client(url) as client, suppress(ServiceUnreachable):
-        for seed in seeds:
-            answer = client.push(task, make_adapter(base, seed=seed))
-            known[answer["version"]] = answer["digest"]
+class Uploads:
+    """What was sent to one task over the lives of a service, and what of it was acknowledged."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.sent: set[str] = set()  # digests
+        self.acknowledged: dict[int, str] = {}  # version → digest
+
+    def push_until_killed(self, url: str, base: BaseModel, seeds: range) -> None:
+        with Client(url) as client, suppress(ServiceUnreachable):
+            for seed in seeds:
+                data = make_adapter(base, seed=seed)
+                self.sent.add(digest(data))
+                answer = client.push(self.task, data)
+                self.acknowledged[answer["version"]] = answer["digest"]
+
+    def assert_served(self, url: str) -> None:
+        """All that was acknowledged is there, byte for byte; what is there was sent, and is whole; the last answers."""
+        if not self.acknowledged:
+            return
+        with httpx2.Client(base_url=url, timeout=PATIENCE) as http:
+            listed = http.get(f"/adapters/{self.task}").raise_for_status().json()["versions"]
+            found = {version["version"]: version["digest"] for version in listed}
+            assert found.items() >= self.acknowledged.items()
+            assert set(found.values()) <= self.sent
+            assert not [version for version in listed if version["problem"]]
+            for number in found:
+                assert digest(http.get(f"/adapters/{self.task}/versions/{number}").content) == found[number]
+            answer = http.post(f"/predict/{self.task}", json={"inputs": "good film"}).json()
+        assert answer["version"] >= max(self.acknowledged)  # a later one may have been taken and never told of
+        assert answer["digest"] == found[answer["version"]]
 
 
-def has_grown(acknowledged: dict[str, dict[int, str]], enough: int) -> bool:
-    return sum(map(len, acknowledged.values())) >= enough
+@A_FEW_AND_MANY
+def test_a_stop_at_full_load_leaves_no_request_without_an_answer(
+    start: Start, tiny_base: BaseModel, lives: int
+) -> None:
+    moments = random.Random(lives)
+    for life in range(lives):
+        process = start("--batch-tokens", "256")
+        with Client(process.url) as client:
+            client.push("mood", make_adapter(tiny_base, seed=life))
+        callers = [Caller(process.url, task) for task in ("mood", "embedding") * 8]
+        with ThreadPoolExecutor(len(callers)) as pool:
+            calling = [pool.submit(caller.call_until_refused) for caller in callers]
+            process.wait_until(lambda: all(caller.answered for caller in callers))  # noqa: B023
+            sleep(moments.uniform(0, 0.2))
+            process.terminate()
+            for future in calling:
+                future.result()
+        assert process.ended() == 0
 
 
-def assert_served(url: str, task: str, known: dict[int, str]) -> None:
-    """Every version that was acknowledged is there, byte for byte, and the last one answers."""
-    found = versions(url, task)
-    assert found.items() >= known.items()
-    for number in known:
-        assert digest(httpx2.get(f"{url}/adapters/{task}/versions/{number}").content) == known[number]
-    answer = httpx2.post(f"{url}/predict/{task}", json={"inputs": "good film"}).json()
-    assert answer["version"] >= max(known)  # a later one may have been taken and never told of
-    assert answer["digest"] == found[answer["version"]]
+class Caller:
+    """Asks again and again over one connection, as long as it is answered."""
+
+    def __init__(self, url: str, task: str) -> None:
+        self.answered = 0
+        self._url, self._task = url, task
+
+    def call_until_refused(self) -> None:
+        """Ends when the service says that it stops, or no longer listens.
+
+        A connection that is refused is a `ConnectError`; one that breaks with a request on it raises another error.
+        """
+        body = {"inputs": ["good film", "never again"] * 32}
+        with httpx2.Client(base_url=self._url, timeout=PATIENCE) as http, suppress(httpx2.ConnectError):
+            while True:
+                answer = http.post(f"/predict/{self._task}", json=body)
+                if answer.status_code == 503:
+                    break
+                assert answer.status_code == 200, answer.text
+                assert len(answer.json()["predictions"]) == len(body["inputs"])
+                self.answered += 1
+            assert answer.json()["code"] == "stopping"
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.headers["Connection"] == "close"
 
 
-def test_a_terminated_service_answers_what_is_in_flight_and_ends_well(start: Start) -> None:
-    # A row a batch, so that the work outlasts the signal by far.
-    process = start("--batch-tokens", "64", "--queue-tokens", "10000000", "--stall-seconds", "600")
-    texts, callers = ["good " * 62] * 1000, 4
+# A row a batch, so that the work outlasts a signal by far.
+LONG_WORK = ("--batch-tokens", "64", "--queue-tokens", "10000000", "--stall-seconds", "600")
+LONG_TEXTS = ["good " * 62] * 1000
+
+
+@contextmanager
+def working(process: Process, callers: int) -> Iterator[list["Future[Any]"]]:
+    """So many large requests, all of them queued."""
 
     def call() -> Any:
         with Client(process.url) as client:
-            return client.predict("embedding", texts)
+            return client.predict("embedding", LONG_TEXTS)
 
     with ThreadPoolExecutor(callers) as pool:
         calling = [pool.submit(call) for _ in range(callers)]
         process.wait_until(
             lambda: (
                 metric(process.url, "rootstock_queued_tokens") + metric(process.url, "rootstock_tokens_total")
-                >= callers * len(texts) * 64 - 64
+                >= callers * len(LONG_TEXTS) * 64 - 64
             )
         )
         assert metric(process.url, "rootstock_queued_tokens") > 0
+        yield calling
+
+
+@pytest.mark.slow
+def test_a_terminated_service_answers_what_is_in_flight_and_ends_well(start: Start) -> None:
+    process = start(*LONG_WORK)
+    with working(process, 4) as calling:
         process.terminate()
-        assert [len(future.result()) for future in calling] == [len(texts)] * callers
+        assert [len(future.result()) for future in calling] == [len(LONG_TEXTS)] * 4
     assert process.ended() == 0
     with Client(process.url) as client, pytest.raises(RootstockError):
         client.tasks()
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_service_with_work_in_flight(start: Start) -> None:
+    process = start(*LONG_WORK)
+    with working(process, 8) as calling:
+        process.terminate()
+        process.wait_until(lambda: not process.ready())
+        process.terminate()
+        assert process.ended() == 128 + signal.SIGTERM
+        assert [type(future.exception()) for future in calling] == [ServiceUnreachable] * len(calling)
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_start_ends_well(start: Start) -> None:
+    process = start(until="listening")
+    process.terminate()
+    assert process.ended() == 0
 
 
 def test_an_idle_service_ends_well(start: Start) -> None:

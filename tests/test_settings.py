@@ -1,22 +1,27 @@
 """Every setting is a flag, an environment variable and a line of `rootstock serve --help`; all from one table."""
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from fastapi import FastAPI
 from pydantic import ValidationError
 
-from service.api import app
+from service.api import server
 from service.cli import main
+from service.cli.settings import page
 from service.settings import Settings, environment_name
 
 # Another value than the default, as a shell would write it and as it is meant.
 OTHERS: dict[str, tuple[str, Any]] = {
-    "host": ("0.0.0.0", "0.0.0.0"),
+    "host": ("::1", "::1"),
     "port": ("9000", 9000),
+    "keys_file": ("some/keys.json", "some/keys.json"),
+    "allow_anyone": ("true", True),
+    "hosts": ("here,there", "here,there"),
+    "metrics_open": ("true", True),
     "store": ("some/folder", Path("some/folder")),
     "base_model": ("some/model", "some/model"),
     "device": ("cpu", "cpu"),
@@ -33,19 +38,27 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "pinned": ("spam,mood", "spam,mood"),
     "spare_versions": ("1", 1),
     "stall_seconds": ("0.5", 0.5),
+    "stop_seconds": ("2.5", 2.5),
 }
 every_setting = pytest.mark.parametrize("name", Settings.model_fields)
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings that `serve` would have run with; it only believes that it serves."""
     served: list[Settings] = []
-    monkeypatch.setattr(app, "create_app", served.append)
-    monkeypatch.setattr("uvicorn.run", lambda *arguments, **options: None)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield served
-    signal.signal(signal.SIGTERM, handler)
+
+    class Server:
+        failure = None
+
+        def __init__(self, settings: Settings, load: Callable[[], FastAPI]) -> None:
+            served.append(settings)
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr(server, "Server", Server)
+    return served
 
 
 def serve(*arguments: str, **environment: str) -> Result:
@@ -93,11 +106,37 @@ def test_without_flags_and_variables_the_defaults_are_served(served: list[Settin
     assert served == [Settings()]
 
 
-def test_serve_listens_where_it_is_told(served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
-    listening: dict[str, Any] = {}
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: listening.update(options))
-    serve("--host", "0.0.0.0", "--port", "9000")
-    assert (listening["host"], listening["port"]) == ("0.0.0.0", 9000)
+def test_a_flag_alone_says_that_something_is_so(served: list[Settings]) -> None:
+    assert serve("--allow-anyone", "--host", "0.0.0.0").exit_code == 0
+    assert served == [Settings(host="0.0.0.0", allow_anyone=True)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_an_address_of_this_machine_alone_needs_no_keys(served: list[Settings], host: str) -> None:
+    assert serve("--host", host).exit_code == 0
+    assert served == [Settings(host=host)]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "", "a-name", "localhost.example"])
+def test_an_address_that_others_reach_needs_keys_or_that_it_is_said(served: list[Settings], host: str) -> None:
+    refused = serve("--host", host)
+    assert refused.exit_code == 1
+    assert "no keys are asked for: name a keys_file" in refused.output
+    assert "ROOTSTOCK_ALLOW_ANYONE=true" in refused.output
+    assert not served
+    assert serve("--host", host, "--keys-file", "keys.json").exit_code == 0
+    assert serve("--host", host, ROOTSTOCK_ALLOW_ANYONE="true").exit_code == 0
+    assert len(served) == 2
+
+
+def test_the_server_listens_where_it_is_told() -> None:
+    listening = server.Server(Settings(host="::1", port=9000), FastAPI).config
+    assert (listening.host, listening.port) == ("::1", 9000)
+
+
+def test_the_page_of_settings_is_the_tables() -> None:
+    written = Path(__file__).parent.parent / "docs" / "settings.md"
+    assert written.read_text() == page() == CliRunner().invoke(main, ["settings"]).output, "run make docs"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +155,7 @@ def test_serve_listens_where_it_is_told(served: list[Settings], monkeypatch: pyt
         ("spare_versions", "0"),
         ("stall_seconds", "0"),
         ("stall_seconds", "nan"),
+        ("stop_seconds", "0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_the_settings_name(served: list[Settings], name: str, value: str) -> None:

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.access import needs, reaches
 from service.api.body import body_schema, read_file, read_json
 from service.api.problems import documented
 from service.api.schemas import ActivateRequest, AdapterAnswer, TaskAnswer, VersionAnswer
@@ -27,15 +28,16 @@ FILE_BODY = {
 }
 
 
-@router.get("/tasks", summary="What is served")
-async def tasks(services: ServicesHere) -> list[TaskAnswer]:
-    found = ((name, _served(services, name)) for name in services.registry.names())
+@router.get("/tasks", summary="What is served, of the tasks that the key reaches", dependencies=[needs()])
+async def tasks(request: Request, services: ServicesHere) -> list[TaskAnswer]:
+    names = (name for name in services.registry.names() if reaches(request, name))
+    found = ((name, _served(services, name)) for name in names)
     return [
         _task_answer(services, name, version) for name, version in found if version is not None
     ]  # None: retired now
 
 
-@router.get("/tasks/{task}", responses=documented(404, 422), summary="One served task")
+@router.get("/tasks/{task}", responses=documented(404, 422), summary="One served task", dependencies=[needs()])
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
     version = _served(services, task)
     if version is None:
@@ -48,6 +50,7 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
     status_code=201,
     responses={200: {"model": VersionAnswer}, **documented(400, 409, 413, 415, 422, 500, 503)},
     openapi_extra=FILE_BODY,
+    dependencies=[needs("upload")],
     summary="Upload an adapter file and serve it",
 )
 async def upload(
@@ -71,7 +74,12 @@ async def upload(
     return _version_answer(services.registry.task(task), version)
 
 
-@router.get("/adapters/{task}", responses=documented(404, 422), summary="A task's versions and their state")
+@router.get(
+    "/adapters/{task}",
+    responses=documented(404, 422),
+    summary="A task's versions and their state",
+    dependencies=[needs("upload")],
+)
 async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
     found = services.registry.task(task)
     return AdapterAnswer(
@@ -86,6 +94,7 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}}, **documented(404, 422, 500)},
     summary="A version's file",
+    dependencies=[needs("upload")],
 )
 async def file(task: str, version: int, services: ServicesHere) -> Response:
     data = await asyncio.to_thread(services.registry.file, task, version)
@@ -98,6 +107,7 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
     "/adapters/{task}/activate",
     responses=documented(400, 404, 413, 415, 422, 500),
     openapi_extra=body_schema(ActivateRequest),
+    dependencies=[needs("upload")],
     summary="Serve another version, forward or back",
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
@@ -111,6 +121,7 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     status_code=204,
     responses=documented(404, 422, 500),
     summary="Retire a task and remove its files",
+    dependencies=[needs("admin")],
 )
 async def retire(task: str, services: ServicesHere) -> None:
     await _change(services, services.registry.retire, task)
@@ -121,6 +132,7 @@ async def retire(task: str, services: ServicesHere) -> None:
     status_code=204,
     responses=documented(404, 409, 422, 500),
     summary="Remove a version that is not active",
+    dependencies=[needs("admin")],
 )
 async def delete(task: str, version: int, services: ServicesHere) -> None:
     await _change(services, services.registry.delete, task, version)

@@ -32,15 +32,13 @@ async def read_json(request: Request, model: type[M], settings: Settings) -> M:
 async def read_inference(request: Request, model: type[M], settings: Settings) -> tuple[M, bytes]:
     """The body as the Open Inference Protocol sends it: JSON, and the bytes after it if a header tells its length.
 
-    The protocol's clients name no media type. A page of another site could leave it out too, but a browser then says
-    where the request comes from.
+    The protocol's clients name no media type.
 
     Raises:
         TooLarge, UnsupportedMedia, CallerLeft, BadInput: naming the first field that is wrong.
     """
     length = request.headers.get(JSON_LENGTH)
-    untyped = () if "origin" in request.headers else ("",)
-    _refuse_all_but(request, JSON, *untyped, *((BYTES,) if length is not None else ()))
+    _refuse_all_but(request, JSON, "", *((BYTES,) if length is not None else ()))
     data = await _read_bytes(request, settings.max_body_bytes, settings.body_seconds)
     if length is None:
         return _parsed(data or b"{}", model), b""

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.api.access import needs
 from service.api.problems import documented, problem
 from service.api.schemas import AdapterStats, BaseStats, StatsAnswer
 from service.api.services import ServicesHere
@@ -24,17 +25,19 @@ async def healthz(services: ServicesHere) -> Response:
 
 @router.get("/readyz", responses=documented(503), summary="Ready: the base is loaded and takes work")
 async def readyz(services: ServicesHere) -> Response:
+    if services.lifecycle.stopping:
+        return problem(503, "not_ready", "The service is not ready", "the service is stopping and takes no new work")
     if services.runner.busy_seconds() is None:
         return problem(503, "not_ready", "The service is not ready", "the engine thread is not running")
     return Response('{"status":"ready"}', media_type="application/json")
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus")
+@router.get("/metrics", response_class=Response, summary="Prometheus", dependencies=[needs("metrics")])
 async def metrics(services: ServicesHere) -> Response:
     return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/stats", summary="What the tasks cost: |w| + Σ|v| beside N·|w|")
+@router.get("/stats", summary="What the tasks cost: |w| + Σ|v| beside N·|w|", dependencies=[needs()])
 async def stats(services: ServicesHere) -> StatsAnswer:
     base, residents = services.base, list(services.registry.residents())
     served = services.registry.served()

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 
+from service.api.access import check_tasks, needs
 from service.api.answering import Answered, Sent, answer, counted, find
 from service.api.body import body_schema, read_json
 from service.api.problems import documented
 from service.api.schemas import Inputs, Parameters, PredictAnswer, PredictManyAnswer, PredictManyRequest, PredictRequest
 from service.api.services import ServicesHere
 
-router = APIRouter(tags=["predict"])
+router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
 
 
 @router.post(
@@ -42,6 +43,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
 async def predict_many(request: Request, services: ServicesHere) -> Response:
     with counted(services) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
+        check_tasks(request, wanted.tasks)
         residents = {task: await find(services, task) for task in wanted.tasks}
         tasks.extend(residents)
         parameters = Parameters(**wanted.parameters.model_dump())

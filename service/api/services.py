@@ -4,11 +4,14 @@ import logging
 from asyncio import Semaphore
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import torch
 from fastapi import Depends, Request
 
+from service.api.keys import Keyring, KeysFile
+from service.api.lifecycle import Lifecycle
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
@@ -18,7 +21,7 @@ from service.registry.store import FolderStore
 from service.serving.jobs import Job
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
-from service.settings import Settings
+from service.settings import Settings, listed
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Services:
     settings: Settings
+    lifecycle: Lifecycle
+    keyring: Keyring | None  # None: no key is asked for
     metrics: Metrics
     base: BaseModel
     registry: Registry
@@ -41,15 +46,15 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
         base: use this one instead of loading `settings.base_model`.
 
     Raises:
-        BadBase, BadStore: the service cannot start; the reason is named.
+        BadBase, BadStore, BadKeys: the service cannot start; the reason is named.
     """
+    keyring = Keyring(KeysFile(Path(settings.keys_file))) if settings.keys_file else None
     if settings.threads:
         torch.set_num_threads(settings.threads)
     metrics = Metrics()
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     metrics.base_parameters.set(base.parameters)
-    pinned = [name.strip() for name in settings.pinned.split(",") if name.strip()]
-    bank = Bank(settings.max_resident, settings.spare_versions, pinned)
+    bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned))
     registry = Registry(base, FolderStore(settings.store), bank, metrics)
     registry.open()
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
@@ -61,6 +66,8 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     )  # fmt: skip
     return Services(
         settings=settings,
+        lifecycle=Lifecycle(),
+        keyring=keyring,
         metrics=metrics,
         base=base,
         registry=registry,

@@ -2,18 +2,16 @@
 
 import logging
 import platform
-import signal
-import sys
 from collections.abc import Callable
 from ctypes import CDLL
+from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from service.settings import Settings, environment_name
+from service.settings import Settings, environment_name, flag_name
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
-STOP_SECONDS = 20  # for requests in flight, after which the program ends without them
 
 
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,8 +19,10 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, field in reversed(Settings.model_fields.items()):
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         command = click.option(
-            f"--{name.replace('_', '-')}",
+            flag_name(name),
             type=click.Choice(choices) if choices else field.annotation,
+            is_flag=False,
+            flag_value="true" if field.annotation is bool else None,  # --flag alone says it too
             default=field.default,
             show_default=True,
             show_envvar=True,
@@ -46,24 +46,16 @@ def _give_back_large_blocks() -> None:
 @_settings_options
 def serve(**options: Any) -> None:
     """Run the service."""
-    import uvicorn
-
     from service.api.app import create_app
+    from service.api.server import Server
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # uvicorn takes the signal, answers what is in flight, and raises it again; then this ends the program.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     _give_back_large_blocks()
     settings = Settings(**options)
-    app = create_app(settings)
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="info",
-        access_log=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
+    server = Server(settings, partial(create_app, settings))
+    server.run()
+    if server.failure is not None:
+        raise server.failure
 
 
 COMMANDS = (serve,)

@@ -80,7 +80,7 @@ def harness(store: Path, base: BaseModel, **settings: Any) -> Iterator[Harness]:
     # One thread: a second has nothing to win on so small a base, and waits long where others are at work.
     app = create_app(Settings(store=store, **{"threads": 1, **settings}), base)
     try:
-        with TestClient(app, raise_server_exceptions=False) as http:
+        with TestClient(app, "http://localhost", raise_server_exceptions=False) as http:
             yield Harness(http, store, app.state.services)
     finally:
         torch.set_num_threads(threads)

@@ -15,8 +15,10 @@ from starlette.types import Receive, Scope, Send
 from service import errors
 from service.adapters.file import digest
 from service.api import schemas
+from service.api.app import create_app
+from service.api.keys import KeysFile
 from service.api.problems import problem
-from service.client import NEVER, AsyncClient, Client, answers
+from service.client import KEY_VARIABLE, NEVER, AsyncClient, Client, answers
 from service.client.transport import finish
 from service.engine.base_model import BaseModel
 from service.errors import (
@@ -24,15 +26,19 @@ from service.errors import (
     BadBase,
     BadData,
     BadInput,
+    BadKeys,
     Conflict,
     Diverged,
+    Forbidden,
     Overloaded,
     RootstockError,
     ServiceUnreachable,
     TooLarge,
+    Unauthenticated,
     UnknownTask,
     UnknownVersion,
 )
+from service.settings import Settings
 from tests.client.conftest import Connect
 from tests.live import listening
 from tests.tiny import make_adapter
@@ -43,7 +49,7 @@ SENT = [
     for error in vars(errors).values()
     if isinstance(error, type)
     and issubclass(error, RootstockError)
-    and error not in (RootstockError, BadBase, BadData, Diverged, ServiceUnreachable)
+    and error not in (RootstockError, BadBase, BadData, BadKeys, Diverged, ServiceUnreachable)
 ]
 
 
@@ -299,3 +305,20 @@ def test_a_predictions_type_names_what_the_kinds_answer() -> None:
     assert described is not None
     named = {name for part in re.findall(r"\{([^}]+)\}", described) for name in part.split(", ")}
     assert named == answers.Prediction.__annotations__.keys()
+
+
+def test_the_key_comes_from_the_environment_or_is_given(
+    tmp_path: Path, tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = KeysFile(tmp_path / "keys.json")
+    reader, writer = file.add("reader", ["predict"], None), file.add("writer", ["upload"], None)
+    settings = Settings(store=tmp_path / "store", threads=1, keys_file=str(file.path))
+    with listening(create_app(settings, tiny_base)) as url:
+        with Client(url) as nobody, pytest.raises(Unauthenticated, match="needs a key"):
+            nobody.tasks()
+        monkeypatch.setenv(KEY_VARIABLE, reader)
+        with Client(url) as client, Client(url, key=writer) as other:
+            other.push("mood", make_adapter(tiny_base))
+            assert len(client.predict("mood", "good film")) == 1
+            with pytest.raises(Forbidden, match="key reader has scope predict; this takes upload"):
+                client.push("mood", make_adapter(tiny_base))

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
+from service.api.access import check_tasks, needs
 from service.api.answering import Answered, answer, counted, find
 from service.api.body import JSON, body_schema, read_json
 from service.api.protocols.errors import EmbedError, OpenAIError
@@ -19,7 +20,7 @@ from service.errors import BadInput
 from service.strict import Strict
 from service.tasks import Floats
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], dependencies=[needs("predict")])
 
 Texts = Annotated[
     list[str],
@@ -126,8 +127,10 @@ async def _embedded(
         tasks: of `counted`; the task is put into it once it is found.
 
     Raises:
+        Forbidden
         BadInput: the task is of another kind, or its vectors of another length.
     """
+    check_tasks(request, [task])
     resident = await find(services, task)
     tasks.append(task)
     manifest = resident.manifest

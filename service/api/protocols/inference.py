@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from service import __version__
 from service.api import operations
+from service.api.access import needs
 from service.api.answering import Answered, answer, counted, find
 from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
 from service.api.protocols.errors import InferenceError
@@ -84,7 +85,10 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": InferenceError} for status in statuses}
 
 
-@router.get("", summary="The server's name and extensions")
+ASKED: Mapping[str, Any] = {"responses": refusals(404, 422), "dependencies": [needs()]}
+
+
+@router.get("", summary="The server's name and extensions", dependencies=[needs()])
 async def server() -> ServerAnswer:
     return ServerAnswer(name=PLATFORM, version=__version__, extensions=EXTENSIONS)
 
@@ -101,15 +105,15 @@ async def ready(services: ServicesHere) -> Response:
     return JSONResponse({"ready": status == 200}, status)
 
 
-@router.get("/models/{task}/ready", responses=refusals(404, 422), summary="Whether a task answers")
-@router.get("/models/{task}/versions/{version}/ready", responses=refusals(404, 422), summary="The same of a version")
+@router.get("/models/{task}/ready", **ASKED, summary="Whether a task answers")
+@router.get("/models/{task}/versions/{version}/ready", **ASKED, summary="The same of a version")
 async def model_ready(task: str, services: ServicesHere, version: int | None = None) -> dict[str, Any]:
     services.registry.version(task, version)
     return {"name": task, "ready": True}
 
 
-@router.get("/models/{task}", responses=refusals(404, 422), summary="The tensors of a task")
-@router.get("/models/{task}/versions/{version}", responses=refusals(404, 422), summary="The same of a version")
+@router.get("/models/{task}", **ASKED, summary="The tensors of a task")
+@router.get("/models/{task}/versions/{version}", **ASKED, summary="The same of a version")
 async def model(task: str, services: ServicesHere, version: int | None = None) -> ModelAnswer:
     manifest = services.registry.version(task, version).manifest
     assert manifest is not None  # it is served
@@ -126,6 +130,7 @@ INFER: Mapping[str, Any] = {
     "response_model": InferAnswer,
     "responses": refusals(400, 404, 413, 415, 422, 500, 503),
     "openapi_extra": body_schema(InferRequest),
+    "dependencies": [needs("predict")],
 }
 
 

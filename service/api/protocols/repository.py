@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.access import needs, reaches
 from service.api.answering import find
 from service.api.body import body_schema, read_inference
 from service.api.protocols.inference import refusals
@@ -56,14 +57,16 @@ class IndexAnswer(BaseModel):
     "/index",
     responses=refusals(400, 413, 415, 422),
     openapi_extra=body_schema(IndexRequest),
-    summary="All versions of all tasks",
+    dependencies=[needs()],
+    summary="All versions of the tasks that the key reaches",
 )
 async def index(request: Request, services: ServicesHere) -> list[IndexAnswer]:
     wanted, _ = await read_inference(request, IndexRequest, services.settings)
     found = [(BARE_TASK, services.registry.version(BARE_TASK))]
     for task in services.registry.tasks():
         found += ((task.name, version) for version in task.versions.values())
-    listed = (_entry(name, version) for name, version in sorted(found, key=lambda one: (one[0], one[1].number)))
+    reached = (one for one in found if reaches(request, one[0]))
+    listed = (_entry(name, version) for name, version in sorted(reached, key=lambda one: (one[0], one[1].number)))
     return [one for one in listed if one.state == "READY" or not wanted.ready]
 
 
@@ -71,6 +74,7 @@ async def index(request: Request, services: ServicesHere) -> list[IndexAnswer]:
     "/models/{task}/load",
     responses=refusals(400, 404, 413, 415, 422, 500),
     openapi_extra=body_schema(LoadRequest),
+    dependencies=[needs("upload")],
     summary="Take a task's active version into memory",
 )
 async def load(task: str, request: Request, services: ServicesHere) -> dict[str, Any]:
@@ -83,6 +87,7 @@ async def load(task: str, request: Request, services: ServicesHere) -> dict[str,
     "/models/{task}/unload",
     responses=refusals(400, 404, 409, 413, 415, 422),
     openapi_extra=body_schema(UnloadRequest),
+    dependencies=[needs("upload")],
     summary="Let a task's memory go, until somebody asks for it",
 )
 async def unload(task: str, request: Request, services: ServicesHere) -> dict[str, Any]:
