@@ -17,13 +17,19 @@ from service.api.services import Services, ServicesHere
 from service.engine.bank import Resident
 from service.errors import RootstockError
 
+VERSION, DIGEST = "Rootstock-Version", "Rootstock-Digest"  # of what answered
+SERVED = {
+    VERSION: {"description": "The version that answered.", "schema": {"type": "integer"}},
+    DIGEST: {"description": "The SHA-256 of its file.", "schema": {"type": "string"}},
+}
+
 router = APIRouter(tags=["predict"])
 
 
 @router.post(
     "/predict/{task}",
     response_model=PredictAnswer,
-    responses=documented(400, 404, 413, 415, 422, 500, 503),
+    responses={200: {"headers": SERVED}, **documented(400, 404, 413, 415, 422, 500, 503)},
     openapi_extra=body_schema(PredictRequest),
     summary="Answer texts with one task",
 )
@@ -33,7 +39,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
         resident = await _find(services, task, wanted.parameters.version)
         tasks.append(task)
         [one] = await answer(request, services, {task: resident}, _listed(wanted.inputs), wanted.parameters)
-        return _response(one)
+        return _response(one, {VERSION: str(resident.version), DIGEST: resident.digest})
 
 
 @router.post(
@@ -65,8 +71,9 @@ def _listed(inputs: Inputs) -> Sequence[Sent]:
     return inputs if isinstance(inputs, list) else [inputs]
 
 
-def _response(document: object) -> Response:
-    return Response(to_json(document) + b"\n", media_type="application/json")  # a terminal shows it on its own line
+def _response(document: object, headers: dict[str, str] | None = None) -> Response:
+    # A terminal shows it on its own line.
+    return Response(to_json(document) + b"\n", media_type="application/json", headers=headers)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem documents: the one place that turns our errors, and the framework's, into HTTP."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -10,12 +11,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import Overloaded, RootstockError
+from service.errors import BadAdapter, Overloaded, RootstockError
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-MAX_DETAIL = 1000  # characters; a detail may quote what was sent
+MAX_DETAIL, MAX_FACT = 1000, 200  # characters; they may quote what was sent
 
 
 def install(app: FastAPI) -> None:
@@ -31,15 +32,30 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
-def problem(status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> JSONResponse:
     content = {
         "type": f"urn:rootstock:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…",
+        "detail": _cut(detail, MAX_DETAIL),
         "code": code,
     }
+    for name, fact in (facts or {}).items():
+        content[name] = _cut(fact, MAX_FACT) if isinstance(fact, str) else fact
     return JSONResponse(content, status, headers, MEDIA_TYPE)
+
+
+def _cut(text: str, most: int) -> str:
+    """Such as can be sent: not too long, and in UTF-8 even where a file's JSON holds half a character."""
+    text = text[:most].encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) < most else text[: most - 1] + "…"
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
@@ -47,7 +63,8 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     if error.status >= 500 and not isinstance(error, Overloaded):
         log.error("%s %s: %s", request.method, request.url.path, error.detail)
     headers = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, Overloaded) else None
-    return problem(error.status, error.code, error.title, error.detail, headers)
+    facts = error.facts if isinstance(error, BadAdapter) else None
+    return problem(error.status, error.code, error.title, error.detail, headers, facts)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

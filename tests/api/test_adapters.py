@@ -34,7 +34,17 @@ def test_an_upload_is_served_from_the_next_request_on(service: Harness, make: Ma
         "bytes": len(data),
         "state": "active",
         "problem": None,
+        "proof": {
+            "precision": "float32",
+            "sealed": True,
+            "golden": 0,
+            "off": None,
+            "tolerance": None,
+            "change": response.json()["proof"]["change"],
+            "strangers": 0,
+        },
     }
+    assert response.json()["proof"]["change"] > 0.01
     assert service.predict("mood", "good film").json()["digest"] == digest(data)
 
 
