@@ -73,7 +73,7 @@ def _text(manifest: Manifest) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(data: bytes | memoryview, size: int | None = None) -> Header:

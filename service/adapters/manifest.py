@@ -109,7 +109,9 @@ class Manifest(Strict):
     description: str = Field(default="", max_length=10_000)
     licence: str = Field(default="", max_length=500)
     seal: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="hash of the rest and of the tensors, made when it was written"
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="hash of the rest and of the tensors, made when it was written",
     )
 
     @model_validator(mode="after")

@@ -185,6 +185,37 @@ def test_uploads_among_requests_fail_none_and_are_served_at_once(
     assert set.union(*(future.result() for future in calling)) <= set(versions)
 
 
+def test_each_answer_is_of_the_version_that_it_names_while_versions_are_swapped(
+    service: Harness, tiny_base: BaseModel, callers: ThreadPoolExecutor
+) -> None:
+    for seed in (1, 2, 3):
+        service.upload("mood", make_adapter(tiny_base, seed=seed))
+    known = {version: numbers(service.answers("mood", TEXTS[0], version=version)[0]) for version in (1, 2, 3)}
+    done = threading.Event()
+
+    def call() -> int:
+        asked = 0
+        while not done.is_set() or not asked:
+            response = service.predict("mood", TEXTS[0])
+            answer = response.json()
+            assert int(response.headers["Rootstock-Version"]) == answer["version"]
+            np.testing.assert_allclose(numbers(answer["predictions"][0]), known[answer["version"]], atol=1e-4)
+            asked += 1
+        return asked
+
+    calling = [callers.submit(call) for _ in range(4)]
+    try:
+        for swap in range(30):
+            version = 1 + swap % 3
+            assert service.http.post("/adapters/mood/activate", json={"version": version}).status_code == 200
+            assert service.predict("mood", TEXTS[0]).json()["version"] == version
+    finally:
+        done.set()
+    assert all(future.result() > 0 for future in calling)
+    swaps = [entry["after"] for entry in service.get("/adapters/mood/log")["entries"][3:]]
+    assert swaps == [1 + swap % 3 for swap in range(30)]
+
+
 def test_requests_in_flight_keep_the_version_they_came_for(
     service: Harness, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:

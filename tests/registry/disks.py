@@ -61,7 +61,9 @@ def trouble(fails_at: int, error: BaseException) -> Iterator[Disk]:
 
 def open_registry(base: BaseModel, folder: Path, metrics: Metrics | None = None, spare: int = 8) -> Registry:
     """A registry that holds no lock: tests look at one folder through several."""
-    registry = Registry(base, FolderStore(folder), Bank(others=spare), metrics or Metrics(), lambda rows: Engine(base).run(rows))
+    registry = Registry(
+        base, FolderStore(folder), Bank(others=spare), metrics or Metrics(), lambda rows: Engine(base).run(rows)
+    )
     registry.open()
     registry.close()
     return registry
