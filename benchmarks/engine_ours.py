@@ -93,7 +93,7 @@ class FromStore:
         folder = Path(settings["cache"]) / f"store-{engine.base.precision}-{self._tasks}"
         self._different = link(folder, sorted(files.glob("houlsby-*.safetensors")), self._tasks)
         self._bank = Bank(active=resident)
-        self._registry = Registry(engine.base, FolderStore(folder), self._bank, Metrics())
+        self._registry = Registry(engine.base, FolderStore(folder), self._bank, Metrics(), engine.run)
         self._registry.open()
         weights = np.arange(1.0, self._tasks + 1) ** -settings["zipf"]
         self._share = weights / weights.sum()

@@ -25,7 +25,9 @@ RootstockError
 └── ServiceUnreachable    -   the client found no service, or an answer that is not one of ours
 """
 
-from typing import ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 
 class RootstockError(Exception):
@@ -61,7 +63,26 @@ class BadInput(RootstockError):
 
 
 class BadAdapter(RootstockError):
+    """`facts` say for programs what `detail` says: `step`; where there is one `tensor` or `example`; `expected`, `got`.
+
+    The steps, in order: header, manifest, base, tensors, values, seal; in the engine outputs, golden, change, mixture.
+    """
+
     status, code, title = 422, "bad_adapter", "The adapter file is refused"
+
+    def __init__(self, detail: str, **facts: Any) -> None:
+        super().__init__(detail)
+        self.facts = facts
+
+
+@contextmanager
+def noting(**facts: Any) -> Iterator[None]:
+    """Adds facts to a refusal from this block, but for those that it has."""
+    try:
+        yield
+    except BadAdapter as error:
+        error.facts = facts | error.facts
+        raise
 
 
 class UnknownTask(RootstockError):

@@ -6,10 +6,11 @@ is judged by its header, before memory is taken for a single tensor.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import groupby
 from math import prod
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -18,12 +19,15 @@ from torch import Tensor
 
 from service.adapters.manifest import Manifest, parse_manifest
 from service.adapters.methods import Shape
-from service.errors import BadAdapter
+from service.errors import BadAdapter, noting
 
 MANIFEST_KEY = "rootstock"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
+MAX_TENSORS = 20_000
+MAX_MARKS = 500_000  # of strings, lists and objects in the header: read, small ones take ten times their bytes
 HEAD_BYTES = 8 + MAX_HEADER_BYTES  # of a file's start: the header is in there
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 
 class Stored(NamedTuple):
@@ -56,9 +60,20 @@ def digest(data: bytes | memoryview) -> str:
 
 
 def write_adapter(manifest: Manifest, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> bytes:
-    """The file's bytes. Deterministic: equal manifests and tensors give equal bytes."""
+    """The file's bytes, sealed. Deterministic: equal manifests and tensors give equal bytes."""
     stored = {name: tensors[name].detach().to("cpu", dtype).contiguous() for name in sorted(tensors)}
-    return save_tensors(stored, metadata={MANIFEST_KEY: manifest.model_dump_json(exclude_none=True)})
+    word = WORDS[dtype]
+    parts = ((name, word, tensor.shape, _bytes(tensor)) for name, tensor in stored.items())
+    sealed = manifest.model_copy(update={"seal": _seal(_text(manifest), parts)})
+    return save_tensors(stored, metadata={MANIFEST_KEY: _text(sealed)})
+
+
+def _text(manifest: Manifest) -> str:
+    return manifest.model_dump_json(exclude_none=True)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(data: bytes | memoryview, size: int | None = None) -> Header:
@@ -71,25 +86,70 @@ def read_header(data: bytes | memoryview, size: int | None = None) -> Header:
     Raises:
         BadAdapter: naming what is wrong, and in which tensor.
     """
-    header, payload = _parse_header(data, len(data) if size is None else size)
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or not isinstance(metadata.get(MANIFEST_KEY), str):
-        raise BadAdapter(f"the header has no manifest under __metadata__.{MANIFEST_KEY}")
-    tensors = {name: _check_entry(name, entry, payload) for name, entry in header.items()}
-    _check_spans(tensors, payload)
-    return Header(parse_manifest(metadata[MANIFEST_KEY]), tensors, (len(data) if size is None else size) - payload)
+    size = len(data) if size is None else size
+    with noting(step="header"):
+        entries, metadata, payload = _parse_header(data, size)
+        tensors = dict[str, Stored]()
+        for name, entry in entries.items():
+            with noting(tensor=name):
+                tensors[name] = _check_entry(name, entry, payload)
+        _check_spans(tensors, payload)
+    with noting(step="manifest"):
+        return Header(parse_manifest(metadata[MANIFEST_KEY]), tensors, size - payload)
+
+
+def check_seal(data: bytes | memoryview, header: Header) -> bool:
+    """Whether the file, which has passed with this header, is sealed: damage that leaves numbers finite shows here.
+
+    Raises:
+        BadAdapter: it is, and manifest or tensors are not those that were sealed.
+    """
+    sealed = header.manifest.seal
+    if sealed is None:
+        return False
+    _, metadata, _ = _parse_header(data, len(data))
+    payload = memoryview(data)[header.length :]
+    parts = ((name, one.dtype, one.shape, payload[one.start : one.end]) for name, one in header.tensors.items())
+    found = _seal(metadata[MANIFEST_KEY], parts)
+    if found != sealed:
+        raise BadAdapter(
+            f"the file is not as it was written: manifest and tensors come to {found}, its seal is {sealed}",
+            step="seal", expected=sealed, got=found,
+        )  # fmt: skip
+    return True
+
+
+def _seal(manifest: str, parts: Iterable[tuple[str, str, Sequence[int], memoryview]]) -> str:
+    """SHA-256 of the manifest without `seal`, then of each tensor's name, dtype, shape and bytes in the order of names.
+
+    The manifest as JSON with sorted keys and no spaces: not by its model, which may learn new fields.
+    """
+    fields = json.loads(manifest)
+    fields.pop("seal", None)
+    hashed = sha256(_plain(fields))
+    for name, dtype, shape, data in sorted(parts, key=itemgetter(0)):
+        hashed.update(_plain([name, dtype, list(shape)]))
+        hashed.update(data)
+    return hashed.hexdigest()
+
+
+def _plain(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
     """Every expected tensor is there in its shape, and no other: a tensor left over would change nothing in silence."""
     for name, shape in expected.items():
         if name not in found:
-            raise BadAdapter(f"tensor {name} {list(shape)} is missing")
+            raise BadAdapter(f"tensor {name} {list(shape)} is missing", tensor=name, expected=list(shape))
         if found[name] != shape:
-            raise BadAdapter(f"tensor {name} has shape {list(found[name])}, expected {list(shape)}")
-    for name in found:
+            raise BadAdapter(
+                f"tensor {name} has shape {list(found[name])}, expected {list(shape)}",
+                tensor=name, expected=list(shape), got=list(found[name]),
+            )  # fmt: skip
+    for name, shape in found.items():
         if name not in expected:
-            raise BadAdapter(f"tensor {name} belongs to no part of this method and kind")
+            raise BadAdapter(f"tensor {name} belongs to no part of this method and kind", tensor=name, got=list(shape))
 
 
 def payload_of(data: bytes | memoryview, header: Header) -> memoryview:
@@ -127,13 +187,13 @@ def read_tensors(data: bytes | memoryview, header: Header) -> dict[str, Tensor]:
         parts = dict(zip(names, torch.split(block, [prod(place.shape) for place in places]), strict=True))
         for name, part in parts.items():
             if not finite and not torch.isfinite(part).all():
-                raise BadAdapter(f"tensor {name} holds values that are not finite numbers")
+                raise BadAdapter(f"tensor {name} holds values that are not finite numbers", tensor=name)
             tensors[name] = part.view(header.tensors[name].shape)
     return tensors
 
 
-def _parse_header(data: bytes | memoryview, size: int) -> tuple[dict[str, Any], int]:
-    """The header as a dict, and how many bytes of tensors follow it."""
+def _parse_header(data: bytes | memoryview, size: int) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """What the header says of tensors, its metadata, and how many bytes of tensors follow it."""
     if size < 8:
         raise BadAdapter(f"the file has {size} bytes, too few for a safetensors header")
     length = int.from_bytes(data[:8], "little")
@@ -141,13 +201,24 @@ def _parse_header(data: bytes | memoryview, size: int) -> tuple[dict[str, Any], 
         raise BadAdapter(f"the header claims {length} bytes; at most {MAX_HEADER_BYTES} are read")
     if length > size - 8:
         raise BadAdapter(f"the header claims {length} bytes, but only {size - 8} follow: the file is cut short")
+    text = bytes(data[8 : 8 + length])
+    marks = sum(map(text.count, (b'"', b"[", b"{")))
+    if marks > MAX_MARKS:
+        raise BadAdapter(
+            f"the header has {marks} strings, lists and objects by their marks; at most {MAX_MARKS} are read"
+        )
     try:
-        header = json.loads(bytes(data[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_no_doubles)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_doubles)
     except (ValueError, RecursionError) as error:
         raise BadAdapter(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise BadAdapter("the header is not a JSON object")
-    return header, size - 8 - length
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(MANIFEST_KEY), str):
+        raise BadAdapter(f"the header has no manifest under __metadata__.{MANIFEST_KEY}")
+    if len(header) > MAX_TENSORS:
+        raise BadAdapter(f"the header names {len(header)} tensors; at most {MAX_TENSORS} are read")
+    return header, metadata, size - 8 - length
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

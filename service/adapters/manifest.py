@@ -108,6 +108,11 @@ class Manifest(Strict):
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far an answer may be from a golden output")
     description: str = Field(default="", max_length=10_000)
     licence: str = Field(default="", max_length=500)
+    seal: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="hash of the rest and of the tensors, made when it was written",
+    )
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> "Manifest":

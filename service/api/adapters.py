@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.access import needs, reaches
 from service.api.body import body_schema, read_file, read_json
 from service.api.problems import documented
-from service.api.schemas import ActivateRequest, AdapterAnswer, TaskAnswer, VersionAnswer
+from service.api.schemas import ActivateRequest, AdapterAnswer, LogAnswer, TaskAnswer, VersionAnswer
 from service.api.services import Services, ServicesHere
 from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.versions import Task, Version
@@ -62,7 +62,7 @@ async def upload(
             raise Overloaded(f"{services.settings.uploads} uploads are under way, the most at once")
         async with services.uploads:
             data = await read_file(request, services.settings)
-            version, new = await _change(services, services.registry.upload, task, data, activate)
+            version, new = await _change(services, services.registry.upload, task, data, activate, _caller(request))
         outcome = "accepted" if new else "known"
     except RootstockError as error:
         outcome = error.code
@@ -90,6 +90,16 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
 
 
 @router.get(
+    "/adapters/{task}/log",
+    responses=documented(404, 422),
+    summary="Who changed what of a task, and when",
+    dependencies=[needs("upload")],
+)
+async def task_log(task: str, services: ServicesHere) -> LogAnswer:
+    return LogAnswer(task=task, entries=list(services.registry.task(task).log))
+
+
+@router.get(
     "/adapters/{task}/versions/{version}",
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}}, **documented(404, 422, 500)},
@@ -98,21 +108,20 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
 )
 async def file(task: str, version: int, services: ServicesHere) -> Response:
     data = await asyncio.to_thread(services.registry.file, task, version)
-    name = f"{task}-{version}.safetensors"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{task}-{version}.safetensors"'}
     return Response(data, media_type="application/octet-stream", headers=headers)
 
 
 @router.post(
     "/adapters/{task}/activate",
-    responses=documented(400, 404, 413, 415, 422, 500),
+    responses=documented(400, 404, 413, 415, 422, 500, 503),
     openapi_extra=body_schema(ActivateRequest),
     dependencies=[needs("upload")],
     summary="Serve another version, forward or back",
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
     wanted = await read_json(request, ActivateRequest, services.settings)
-    version = await _change(services, services.registry.activate, task, wanted.version)
+    version = await _change(services, services.registry.activate, task, wanted.version, _caller(request))
     return _version_answer(services.registry.task(task), version)
 
 
@@ -123,8 +132,8 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     summary="Retire a task and remove its files",
     dependencies=[needs("admin")],
 )
-async def retire(task: str, services: ServicesHere) -> None:
-    await _change(services, services.registry.retire, task)
+async def retire(task: str, request: Request, services: ServicesHere) -> None:
+    await _change(services, services.registry.retire, task, _caller(request))
 
 
 @router.delete(
@@ -134,13 +143,20 @@ async def retire(task: str, services: ServicesHere) -> None:
     summary="Remove a version that is not active",
     dependencies=[needs("admin")],
 )
-async def delete(task: str, version: int, services: ServicesHere) -> None:
-    await _change(services, services.registry.delete, task, version)
+async def delete(task: str, version: int, request: Request, services: ServicesHere) -> None:
+    await _change(services, services.registry.delete, task, version, _caller(request))
 
 
 async def _change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Runs a change of the registry beside the event loop, after those that came before."""
+    """Runs a change of the registry beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(services.changes, partial(change, *arguments, **named))
+
+
+def _caller(request: Request) -> str:
+    """Who asks, for the log: a key's name, or where no keys are asked for, an address."""
+    if request.state.key is None and request.client:
+        return request.client.host
+    return str(request.state.caller)
 
 
 def _version_answer(task: Task, version: Version) -> VersionAnswer:
@@ -152,6 +168,7 @@ def _version_answer(task: Task, version: Version) -> VersionAnswer:
         bytes=version.bytes,
         state=state,
         problem=version.problem,
+        proof=version.proof,
     )
 
 

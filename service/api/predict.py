@@ -14,13 +14,19 @@ from service.api.problems import documented
 from service.api.schemas import Inputs, Parameters, PredictAnswer, PredictManyAnswer, PredictManyRequest, PredictRequest
 from service.api.services import ServicesHere
 
+VERSION, DIGEST = "Rootstock-Version", "Rootstock-Digest"  # of what answered
+SERVED = {
+    VERSION: {"description": "The version that answered.", "schema": {"type": "integer"}},
+    DIGEST: {"description": "The SHA-256 of its file.", "schema": {"type": "string"}},
+}
+
 router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
 
 
 @router.post(
     "/predict/{task}",
     response_model=PredictAnswer,
-    responses=documented(400, 404, 413, 415, 422, 500, 503),
+    responses={200: {"headers": SERVED}, **documented(400, 404, 413, 415, 422, 500, 503)},
     openapi_extra=body_schema(PredictRequest),
     summary="Answer texts with one task",
 )
@@ -30,7 +36,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
         resident = await find(services, task, wanted.parameters.version)
         tasks.append(task)
         [one] = await answer(request, services, {task: resident}, _listed(wanted.inputs), wanted.parameters)
-        return _response(_document(one))
+        return _response(_document(one), {VERSION: str(resident.version), DIGEST: resident.digest})
 
 
 @router.post(
@@ -55,8 +61,9 @@ def _listed(inputs: Inputs) -> Sequence[Sent]:
     return inputs if isinstance(inputs, list) else [inputs]
 
 
-def _response(document: object) -> Response:
-    return Response(to_json(document) + b"\n", media_type="application/json")  # a terminal shows it on its own line
+def _response(document: object, headers: dict[str, str] | None = None) -> Response:
+    # A terminal shows it on its own line.
+    return Response(to_json(document) + b"\n", media_type="application/json", headers=headers)
 
 
 def _document(answered: Answered) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem documents: the one place that turns our errors, and the framework's, into HTTP."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -12,12 +13,12 @@ from starlette.exceptions import HTTPException
 
 from service.api.protocols.errors import shaped
 from service.api.schemas import Problem
-from service.errors import Overloaded, RootstockError, Unauthenticated
+from service.errors import BadAdapter, Overloaded, RootstockError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-MAX_DETAIL = 1000  # characters; a detail may quote what was sent
+MAX_DETAIL, MAX_FACT = 1000, 200  # characters; they may quote what was sent
 # For browsers: what comes from here is shown as what it says it is, in no frame, runs nothing, and is kept by nobody.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -43,14 +44,23 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
-def problem(status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    content = {
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    content: dict[str, Any] = {
         "type": f"urn:rootstock:problem:{code}",
         "title": title,
         "status": status,
-        "detail": _cut(detail),
+        "detail": _cut(detail, MAX_DETAIL),
         "code": code,
     }
+    for name, fact in (facts or {}).items():
+        content[name] = _cut(fact, MAX_FACT) if isinstance(fact, str) else fact
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
@@ -61,7 +71,8 @@ def refusal(path: str, error: RootstockError) -> JSONResponse:
         headers = {"Retry-After": str(max(1, round(error.retry_after)))}
     elif isinstance(error, Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}
-    return _formed(path, error.status, error.code, error.title, error.detail, headers)
+    facts = error.facts if isinstance(error, BadAdapter) else None
+    return _formed(path, error.status, error.code, error.title, error.detail, headers, facts)
 
 
 def secure(headers: MutableHeaders) -> None:
@@ -71,17 +82,25 @@ def secure(headers: MutableHeaders) -> None:
 
 
 def _formed(
-    path: str, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None
+    path: str,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
     """A problem document, or on the paths of another protocol an error as that has it."""
-    content = shaped(path, status, code, _cut(detail))
+    content = shaped(path, status, code, _cut(detail, MAX_DETAIL))
     if content is None:
-        return problem(status, code, title, detail, headers)
+        return problem(status, code, title, detail, headers, facts)
     return JSONResponse(content, status, headers)
 
 
-def _cut(detail: str) -> str:
-    return detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…"
+def _cut(text: str, most: int) -> str:
+    """Such as can be sent: not too long, and in UTF-8 even where a file's JSON holds half a character."""
+    text = text[:most].encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) < most else text[: most - 1] + "…"
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from pydantic_core import PydanticCustomError
 
 from service.adapters.manifest import KindName
+from service.registry.log import Entry
+from service.registry.proof import Proof
 from service.strict import Strict
 
 
@@ -142,6 +144,12 @@ class VersionAnswer(BaseModel):
     bytes: int
     state: Literal["active", "inactive", "refused"]
     problem: str | None = None
+    proof: Proof | None = Field(default=None, description="null: found in the store, proved when it is to be activated")
+
+
+class LogAnswer(BaseModel):
+    task: str
+    entries: list[Entry] = Field(description="every change, the oldest first")
 
 
 class AdapterAnswer(BaseModel):
@@ -175,7 +183,7 @@ class StatsAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457."""
+    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`."""
 
     type: str
     title: str

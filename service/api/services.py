@@ -36,7 +36,7 @@ class Services:
     registry: Registry
     runner: Runner
     uploads: Semaphore  # one place for each upload under way
-    changes: Executor  # one thread: changes of the registry wait there for one another, and keep nobody else's work
+    changes: Executor  # of the registry: room for each upload, which waits for the engine, and for one that does not
 
 
 def build_services(settings: Settings, base: BaseModel | None = None) -> Services:
@@ -55,9 +55,11 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     metrics.base_parameters.set(base.parameters)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned))
-    registry = Registry(base, FolderStore(settings.store), bank, metrics)
+    runner = Runner(Engine(base), Scheduler[Job](settings.batch_tokens, settings.queue_tokens), metrics)
+    registry = Registry(
+        base, FolderStore(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
+    )
     registry.open()
-    scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
     tasks = len(registry.names()) - 1
     kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
     log.info(
@@ -71,9 +73,9 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
         metrics=metrics,
         base=base,
         registry=registry,
-        runner=Runner(Engine(base), scheduler, metrics),
+        runner=runner,
         uploads=Semaphore(settings.uploads),
-        changes=ThreadPoolExecutor(1, "registry"),
+        changes=ThreadPoolExecutor(settings.uploads + 1, "registry"),
     )
 
 

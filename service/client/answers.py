@@ -1,6 +1,6 @@
 """What the service answers, as types. A later service may say more; what is named here is always there."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from service.adapters.manifest import KindName
 
@@ -56,6 +56,7 @@ class VersionFacts(TypedDict):
     bytes: int
     state: str
     problem: str | None
+    proof: dict[str, Any] | None
 
 
 class TaskVersions(TypedDict):

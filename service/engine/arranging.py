@@ -9,6 +9,7 @@ from torch import Tensor
 from service.adapters.file import (
     Header,
     Stored,
+    check_seal,
     check_shapes,
     digest,
     payload_of,
@@ -22,7 +23,7 @@ from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.layout import AnyAdaptation, placed
 from service.engine.native import Mould, NativeAdaptation
-from service.errors import BadAdapter
+from service.errors import BadAdapter, noting
 from service.tasks import expected_shapes, kind_of
 
 
@@ -32,8 +33,15 @@ def load_resident(base: BaseModel, data: bytes | memoryview, version: int) -> Re
     Raises:
         BadAdapter: naming the field or tensor that is wrong.
     """
-    header = fitting_header(base, data, len(data))
-    return Arranger(base).arrange(header, data, version, digest(data))
+    return Arranger(base).judge(data, version).resident
+
+
+class Judged(NamedTuple):
+    """A file that fits its base."""
+
+    header: Header
+    resident: Resident
+    sealed: bool  # and as it was sealed
 
 
 def fitting_header(base: BaseModel, head: bytes | memoryview, size: int) -> Header:
@@ -46,8 +54,10 @@ def fitting_header(base: BaseModel, head: bytes | memoryview, size: int) -> Head
         BadAdapter: naming the field or tensor that is wrong.
     """
     header = read_header(head, size)
-    check_base(base, header.manifest)
-    check_shapes(header.shapes, expected_shapes(header.manifest, base.dims))
+    with noting(step="base"):
+        check_base(base, header.manifest)
+    with noting(step="tensors"):
+        check_shapes(header.shapes, expected_shapes(header.manifest, base.dims))
     return header
 
 
@@ -56,11 +66,15 @@ def check_base(base: BaseModel, manifest: Manifest) -> None:
     if manifest.base.fingerprint != base.fingerprint:
         raise BadAdapter(
             f"manifest: the adapter was trained on base {manifest.base.name} with fingerprint "
-            f"{manifest.base.fingerprint[:16]}…, this service runs {base.name} with {base.fingerprint[:16]}…"
+            f"{manifest.base.fingerprint[:16]}…, this service runs {base.name} with {base.fingerprint[:16]}…",
+            expected=base.fingerprint,
+            got=manifest.base.fingerprint,
         )
     if manifest.tokenizer.max_length > base.max_length:
         raise BadAdapter(
-            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length}"
+            f"manifest: tokenizer.max_length is {manifest.tokenizer.max_length}, the base reads {base.max_length}",
+            expected=base.max_length,
+            got=manifest.tokenizer.max_length,
         )
 
 
@@ -92,6 +106,17 @@ class Arranger:
         """As `fitting_header`; headers with equal tables share one."""
         found = fitting_header(self._base, head, size)
         return found._replace(tensors=self._tables.setdefault(tuple(found.tensors.items()), found.tensors))
+
+    def judge(self, data: bytes | memoryview, version: int) -> Judged:
+        """Judges a whole file from outside, the header before memory is taken for a tensor.
+
+        Raises:
+            BadAdapter
+        """
+        header = self.header(data, len(data))
+        with noting(step="values"):
+            resident = self.arrange(header, data, version, digest(data))
+        return Judged(header, resident, check_seal(data, header))
 
     def arrange(self, header: Header, data: bytes | memoryview, version: int, content: str) -> Resident:
         """Arranges the tensors of a file that has passed with this header. Nothing of what comes out refers to `data`.

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
+from typing import NamedTuple
 
-from service.adapters.file import digest
 from service.engine.arranging import Arranger
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
@@ -16,6 +16,14 @@ from service.registry.versions import Version
 THREADS = 2  # files read into memory at once
 
 log = logging.getLogger(__name__)
+
+
+class Whole(NamedTuple):
+    """A whole file that was judged."""
+
+    version: Version
+    resident: Resident
+    sealed: bool
 
 
 class Loader:
@@ -38,15 +46,23 @@ class Loader:
             problem = error.detail
         return refused(name, Version(number, content, size, None), problem)
 
-    def judge(self, data: bytes | memoryview, number: int) -> tuple[Version, Resident]:
-        """Judges a whole file from outside.
+    def judge(self, data: bytes | memoryview, number: int = 0, tag: str = "") -> Whole:
+        """Judges a whole file.
 
         Raises:
             BadAdapter
         """
-        header, content = self._arranger.header(data, len(data)), digest(data)
-        resident = self._arranger.arrange(header, data, number, content)
-        return Version(number, content, len(data), header, header.parameters), resident
+        header, resident, sealed = self._arranger.judge(data, number)
+        return Whole(Version(number, resident.digest, len(data), header, header.parameters, tag), resident, sealed)
+
+    def judge_stored(self, name: str, number: int) -> Whole:
+        """The same for a file of the store.
+
+        Raises:
+            UnknownVersion, BadStore, BadAdapter
+        """
+        with self._store.reading(name, number) as (data, tag):
+            return self.judge(data, number, tag)
 
     def load(self, name: str, version: Version) -> Resident:
         """A file that has not changed since it was judged is not judged again, but for its numbers.
@@ -57,7 +73,7 @@ class Loader:
         with self._store.reading(name, version.number) as (data, tag):
             if version.header is not None and version.tag == tag:
                 return self._arranger.arrange(version.header, data, version.number, version.digest)
-            return self.judge(data, version.number)[1]
+            return self.judge(data, version.number).resident
 
     def begin(self, name: str, number: int, load: Callable[[], Resident]) -> "Future[Resident]":
         """Runs `load` beside the caller; once, however many ask for this version meanwhile."""

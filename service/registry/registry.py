@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,9 @@ from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel
 from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
-from service.registry.loader import Loader, refused
+from service.registry.loader import Loader, Whole, refused
+from service.registry.opening import clear, found_tasks
+from service.registry.proof import Proof, Prover, Run
 from service.registry.store import FolderStore, State
 from service.registry.versions import Task, Version
 
@@ -22,8 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Registry:
-    def __init__(self, base: BaseModel, store: FolderStore, bank: Bank, metrics: Metrics) -> None:
+    def __init__(self, base: BaseModel, store: FolderStore, bank: Bank, metrics: Metrics, run: Run) -> None:
+        """`run` is what uploads are proved by; nothing else here needs the engine."""
         self._store = store
+        self._prover = Prover(base, run)
         self._loader = Loader(base, store)
         self._bank = bank
         self._bare = bare_resident(base)
@@ -33,25 +37,8 @@ class Registry:
         metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
     def open(self) -> None:
-        """Loads what is active, and the headers of the rest.
-
-        A bad file or state is logged and refused; it keeps no other from being served.
-        """
-        states = self._store.states()
-        found = self._store.versions()
-        for name in sorted(found.keys() | states.keys(), key=lambda name: (not self._bank.pins(name), name)):
-            if name == BARE_TASK:
-                log.error("the store's files of task %s are not served: the bare base answers it", name)
-                continue
-            numbers = found.get(name, [])
-            state = states.get(name) or State(active=numbers[-1], last=numbers[-1])
-            if isinstance(state, BadStore):
-                log.error("%s; files of task %s are not served", state.detail, name)
-                task = self._unknown_state(name, numbers, state.detail)
-            else:
-                task = self._examine_all(name, numbers, state)
-            if task.last:  # else its first upload was cut short
-                self._tasks[name] = task
+        """Loads what is active, and the headers of the rest."""
+        self._tasks = {task.name: task for task in found_tasks(self._store, self._loader, self._bank)}
 
     def close(self) -> None:
         """Lets another service have the store. Changes nothing in memory."""
@@ -132,8 +119,11 @@ class Registry:
         """Whether a version is in memory. Asking does not count as use."""
         return name == BARE_TASK or self._bank.holds(name, number)
 
-    def upload(self, name: str, data: bytes, activate: bool = True) -> tuple[Version, bool]:
-        """Validates a file, keeps it durably, and serves it.
+    def upload(self, name: str, data: bytes, activate: bool = True, by: str = "-") -> tuple[Version, bool]:
+        """Judges and proves a file, keeps it durably, and serves it.
+
+        Args:
+            by: who asks; it goes into the task's log.
 
         Returns:
             (the version, whether it is new: bytes that the task already has keep their number)
@@ -143,35 +133,46 @@ class Registry:
             BadAdapter: the file is refused; nothing has changed.
             Conflict: the name belongs to the bare base.
             BadStore: the store could not be written; nothing has changed.
+            Overloaded, EngineFault: it could not be proved; nothing has changed.
         """
         if not re.fullmatch(TASK_NAME, name):
             raise BadInput(f"{name!r} is no task name: {TASK_NAME_WORDS}")
         if name == BARE_TASK:
             raise Conflict(f"task {name} is answered by the bare base and takes no adapter")
-        with self._changing:
+        whole = self._loader.judge(data)
+        known = self._tasks.get(name, Task(name)).known(whole.version.digest)
+        proof = self._prove(whole) if known is None or known.proof is None else known.proof
+        with self._changing:  # not before: others go on changing while this one is proved
             task = self._tasks.get(name, Task(name))
-            judged, resident = self._loader.judge(data, task.last + 1)
-            good = (version for version in task.versions.values() if version.problem is None)
-            known = next((version for version in good if version.digest == judged.digest), None)
+            known = task.known(whole.version.digest)
             if known is None:
-                return self._keep(task, data, judged, resident, activate), True
+                return self._keep(task, data, whole, proof, activate, by), True
             if activate:
-                self._activate(task, known)
+                known = replace(known, proof=proof)
+                self._activate(task, known, replace(whole.resident, version=known.number), by)
             return known, False
 
-    def activate(self, name: str, number: int) -> Version:
-        """Serves another version from the next request on.
+    def activate(self, name: str, number: int, by: str = "-") -> Version:
+        """Serves another version from the next request on; one that was never proved is proved first.
 
         Raises:
-            UnknownTask, UnknownVersion, BadAdapter, BadStore
+            UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
         """
+        version = self._version(self.task(name), number)
+        if number == self.task(name).active:
+            return version
+        if version.proof is not None:
+            resident = self._bank.get(name, number) or self._loader.load(name, version)
+        else:
+            whole = self._loader.judge_stored(name, number)
+            version, resident = replace(whole.version, proof=self._prove(whole)), whole.resident
         with self._changing:
             task = self.task(name)
-            version = self._version(task, number)
-            self._activate(task, version)
+            self._version(task, number)  # still there
+            self._activate(task, version, resident, by)
             return version
 
-    def retire(self, name: str) -> None:
+    def retire(self, name: str, by: str = "-") -> None:
         """Serves the task no more and removes its files; its version numbers stay used.
 
         Raises:
@@ -179,14 +180,14 @@ class Registry:
         """
         with self._changing:
             task = self.task(name)
-            self._store.write_state(name, State(active=None, last=task.last))
-            # From here on nobody is answered, whatever becomes of the files.
-            task = replace(task, active=None)
-            self._put(task)
-            for number in task.versions:
-                task = self._remove(task, number)
+            if task.versions:
+                retired = replace(task, active=None).without(*task.versions).logged("retire", by, task.active)
+                for version in task.versions.values():
+                    retired = retired.logged("delete", by, None, version)
+                self._commit(retired)
+                self._clear(name, task.versions)
 
-    def delete(self, name: str, number: int) -> None:
+    def delete(self, name: str, number: int, by: str = "-") -> None:
         """Removes one version that is not active.
 
         Raises:
@@ -200,8 +201,8 @@ class Registry:
                 raise Conflict(
                     f"version {number} is the active one of task {name}; activate another, or retire the task"
                 )
-            self._store.write_state(name, State(active=task.active, last=task.last))
-            self._remove(task, number)
+            self._commit(task.without(number).logged("delete", by, task.active, task.versions[number]))
+            self._clear(name, [number])
 
     def file(self, name: str, number: int) -> bytes:
         """A version's bytes as they were uploaded.
@@ -250,28 +251,7 @@ class Registry:
     def _refuse(self, name: str, number: int, problem: str) -> None:
         task = self._tasks.get(name)
         if task is not None and number in task.versions:
-            self._put(task.having(refused(name, task.versions[number], problem)))
-
-    def _examine_all(self, name: str, numbers: list[int], state: State) -> Task:
-        """A task as its files and its state tell it: the state may name a version that is not there."""
-        named = [] if state.active is None else [state.active]
-        versions = {number: self._examine(name, number, number in named) for number in sorted({*numbers, *named})}
-        return Task(name, versions, state.active, max([state.last, *versions]))
-
-    def _unknown_state(self, name: str, numbers: list[int], problem: str) -> Task:
-        """Files of which nobody knows which one was active."""
-        found = {number: self._examine(name, number, active=False).refused(problem) for number in numbers}
-        return Task(name, found, last=max(numbers, default=0))
-
-    def _examine(self, name: str, number: int, active: bool) -> Version:
-        """Judges one file of the store, and takes it into memory if it is to be served."""
-        version = self._loader.examine(name, number)
-        if active and version.problem is None and not self._bank.full:
-            try:
-                self._bank.serve(name, self._loader.load(name, version))
-            except (BadAdapter, BadStore) as error:
-                return refused(name, version, error.detail)
-        return version
+            self._tasks = {**self._tasks, name: task.having(refused(name, task.versions[number], problem))}
 
     def _version(self, task: Task, number: int | None) -> Version:
         wanted = task.active if number is None else number
@@ -289,18 +269,19 @@ class Registry:
         active = task.versions.get(task.active) if task.active is not None else None
         return active is not None and active.problem is None
 
-    def _keep(self, task: Task, data: bytes, judged: Version, resident: Resident, activate: bool) -> Version:
+    def _prove(self, whole: Whole) -> Proof:
+        return self._prover.prove(whole.resident, whole.sealed, [*self._bank][::-1])
+
+    def _keep(self, task: Task, data: bytes, whole: Whole, proof: Proof, activate: bool, by: str) -> Version:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
         # Without a state the new file, being the highest, would be served from its first moment on the disk.
-        self._store.write_state(task.name, State(active=task.active, last=task.last))
-        version = self._write(task.name, judged, data)
+        self._write_state(task)
+        version = self._write(task.name, replace(whole.version, number=task.last + 1, proof=proof), data)
         kept = replace(task.having(version), last=version.number)
+        after = replace(kept, active=version.number) if activate else kept
+        resident = replace(whole.resident, version=version.number) if activate else None
         try:
-            if activate:
-                self._serve(kept, replace(resident, version=version.number))
-            else:
-                self._store.write_state(task.name, State(active=task.active, last=version.number))
-                self._put(kept)
+            self._commit(after.logged("upload", by, task.active, version), resident)
         except BadStore:
             self._store.remove(task.name, version.number)
             raise
@@ -315,28 +296,30 @@ class Registry:
                 log.warning("task %s: version %d was put into the store by hand; taking the next", name, version.number)
                 version = replace(version, number=version.number + 1)
 
-    def _activate(self, task: Task, version: Version) -> None:
-        if version.number == task.active:
-            return
-        resident = self._bank.get(task.name, version.number)
-        if resident is None:
-            resident = self._loader.load(task.name, version)
-        self._serve(task, resident)
+    def _activate(self, task: Task, version: Version, resident: Resident, by: str) -> None:
+        if version.number != task.active:
+            after = replace(task.having(version), active=version.number)
+            self._commit(after.logged("activate", by, task.active, version), resident)
 
-    def _serve(self, task: Task, resident: Resident) -> None:
-        self._store.write_state(task.name, State(active=resident.version, last=task.last))
+    def _commit(self, task: Task, served: Resident | None = None) -> None:
+        """The one moment of a change: the state with its log entry reaches the disk, and then memory.
+
+        Args:
+            served: the version that is active from now on, where that changes.
+        """
+        self._write_state(task)
         # In memory before it is active, and the old one until then: no reader finds a task without its adapter.
-        self._bank.keep(task.name, resident)
-        self._put(replace(task, active=resident.version))
-        self._bank.serve(task.name, resident)
-
-    def _remove(self, task: Task, number: int) -> Task:
-        """File first: memory forgets nothing that the disk would bring back."""
-        self._store.remove(task.name, number)
-        task = replace(task, versions={kept: version for kept, version in task.versions.items() if kept != number})
-        self._put(task)
-        self._bank.drop(task.name, number)  # last: who keeps it later sees that it has gone
-        return task
-
-    def _put(self, task: Task) -> None:
+        if served is not None:
+            self._bank.keep(task.name, served)
         self._tasks = {**self._tasks, task.name: task}
+        if served is not None:
+            self._bank.serve(task.name, served)
+
+    def _write_state(self, task: Task) -> None:
+        self._store.write_state(task.name, State(active=task.active, last=task.last, log=task.log))
+
+    def _clear(self, name: str, numbers: Collection[int]) -> None:
+        """Lets go of what the log now calls deleted; last, so that who loads it later sees that it has gone."""
+        for number in numbers:
+            self._bank.drop(name, number)
+        clear(self._store, name, numbers)

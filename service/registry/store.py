@@ -1,7 +1,7 @@
 """The store: a folder whose files are the truth about what is served.
 
     <task>-<version>.safetensors   one adapter version, never changed once it is there
-    <task>.json                    {"active": version or null, "last": highest version ever given}
+    <task>.json                    {"active": version or null, "last": highest version ever given, "log": [changes]}
 
 A task without its .json serves its highest version: copying a file into the folder is a way to install it.
 Every write goes to a temporary file first, reaches the disk, and takes its name in one step, so a kill at any moment
@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.adapters.file import HEAD_BYTES
 from service.adapters.manifest import TASK_NAME
 from service.errors import BadStore, UnknownVersion
+from service.registry.log import Log
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class State(BaseModel):
 
     active: int | None = Field(ge=1)
     last: int = Field(ge=0)
+    log: Log = ()
 
 
 class Look(NamedTuple):

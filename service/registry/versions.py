@@ -1,9 +1,12 @@
 """Tasks and their versions, as the store's files tell them."""
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from service.adapters.file import Header
 from service.adapters.manifest import Manifest
+from service.registry.log import Did, Entry, Log
+from service.registry.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Version:
     parameters: int = 0  # |v|
     tag: str = ""  # of the file that was judged (`store.Content`)
     problem: str | None = None
+    proof: Proof | None = None  # None: it was found in the store, and is proved when it is to be activated
 
     @property
     def manifest(self) -> Manifest | None:
@@ -37,7 +41,31 @@ class Task:
     versions: dict[int, Version] = field(default_factory=dict)
     active: int | None = None
     last: int = 0  # the highest number ever given; numbers are never used twice
+    log: Log = ()
 
     def having(self, version: Version) -> "Task":
         """The same with this version, new or changed."""
         return replace(self, versions={**self.versions, version.number: version})
+
+    def without(self, *numbers: int) -> "Task":
+        """The same without these versions."""
+        return replace(self, versions={kept: one for kept, one in self.versions.items() if kept not in numbers})
+
+    def known(self, content: str) -> Version | None:
+        """The version that has this digest, and can be served."""
+        good = (version for version in self.versions.values() if version.problem is None)
+        return next((version for version in good if version.digest == content), None)
+
+    def logged(self, did: Did, by: str, before: int | None, version: Version | None = None) -> "Task":
+        """The same with one more entry in its log; `before` was active until now."""
+        entry = Entry(
+            at=datetime.now(UTC),
+            by=by,
+            did=did,
+            version=version.number if version else None,
+            digest=version.digest if version else None,
+            before=before,
+            after=self.active,
+            proof=version.proof if version and did != "delete" else None,
+        )
+        return replace(self, log=(*self.log, entry))

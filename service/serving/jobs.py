@@ -11,8 +11,9 @@ from service.tasks import Floats
 class Job:
     """Filled row by row by the runner, possibly over several batches; ends once, with outputs or an error."""
 
-    def __init__(self, rows: Sequence[Row], admitted: float) -> None:
+    def __init__(self, rows: Sequence[Row], admitted: float, apart: bool = False) -> None:
         self.rows = rows
+        self.apart = apart  # shares no batch: what nobody has proved yet may fail, and fails nobody else
         self.sizes = [len(row.tokens) for row in rows]  # tokens a row; all the scheduler looks at
         self.admitted = admitted  # the runner's clock, seconds
         self.future: Future[list[Floats]] = Future()

@@ -34,13 +34,16 @@ class Runner:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row]) -> Future[list[Floats]]:
+    def submit(self, rows: Sequence[Row], apart: bool = False) -> Future[list[Floats]]:
         """Queues one request's rows; the future brings their raw outputs, in order.
+
+        Args:
+            apart: in batches of their own.
 
         Raises:
             Overloaded: the queue is full, or the service is stopping.
         """
-        job = Job(rows, self._clock())
+        job = Job(rows, self._clock(), apart)
         with self._ready:
             if self._ended:
                 raise EngineFault("the engine has ended; the service must be started again")

@@ -14,6 +14,10 @@ class Waiting(Protocol):
     def sizes(self) -> Sequence[int]:
         """Tokens of each row; at least one row, each of at least one token, unless the job has ended."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether its rows share no batch with other jobs'."""
+
     def ended(self) -> bool:
         """Whether its remaining rows can be dropped."""
 
@@ -87,6 +91,8 @@ class Scheduler(Generic[J]):
             if entry.job.ended():
                 self.queued_tokens -= self._entries.popleft().left
                 continue
+            if batch and (entry.job.apart or batch[0].job.apart):
+                break
             taken = self._take_turn(entry, room, batch)
             if not taken:
                 break

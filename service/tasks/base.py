@@ -78,6 +78,10 @@ class Kind(ABC):
             raw: by row of the reading, [width], or [tokens, width] where the head reads every token.
         """
 
+    def distance(self, manifest: Manifest, found: Floats, golden: Floats) -> float:
+        """How far an input's outputs are from a golden example's, as the manifest's tolerance measures it."""
+        return float(np.abs(found - golden).max())
+
     # What a kind that is trained has besides.
 
     def check_label(self, manifest: Manifest, label: Label) -> None:

@@ -28,6 +28,9 @@ class Regression(Kind):
         value = manifest.calibration.mean + manifest.calibration.deviation * raw[0]
         return Prediction({"value": float(value[0])}, value)
 
+    def distance(self, manifest: Manifest, found: Floats, golden: Floats) -> float:
+        return super().distance(manifest, found, golden) / manifest.calibration.deviation  # in the head's own units
+
     def check_label(self, manifest: Manifest, label: Label) -> None:
         number(label)
 

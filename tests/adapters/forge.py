@@ -28,8 +28,8 @@ def with_entry(data: bytes, name: str, **claims: Any) -> bytes:
 
 
 def with_manifest(data: bytes, **fields: Any) -> bytes:
-    """The file with other fields in its manifest."""
+    """The file with other fields in its manifest, and without a seal."""
     header, payload = take_apart(data)
-    manifest = json.loads(header["__metadata__"][MANIFEST_KEY]) | fields
+    manifest = json.loads(header["__metadata__"][MANIFEST_KEY]) | {"seal": None} | fields
     header["__metadata__"][MANIFEST_KEY] = json.dumps(manifest)
     return put_together(header, payload)

@@ -34,7 +34,7 @@ def test_what_is_written_is_read_back(
     manifest = make_manifest(tiny_base, labels=labels)
     data = write_adapter(manifest, tensors)
     header = read_header(data)
-    assert header.manifest == manifest
+    assert header.manifest.model_copy(update={"seal": None}) == manifest
     assert header.shapes == shapes
     assert _equal(read_tensors(data, header), tensors)
 
@@ -46,7 +46,7 @@ def test_every_kind_and_method_survives_its_file(tiny_base: BaseModel, kind: Kin
     tensors = make_tensors(tiny_base, manifest)
     data = write_adapter(manifest, tensors)
     header = read_header(data)
-    assert header.manifest == manifest
+    assert header.manifest.model_copy(update={"seal": None}) == manifest
     assert type(header.manifest.method) is type(method)
     check_shapes(header.shapes, expected_shapes(manifest, tiny_base.dims))
     assert _equal(read_tensors(data, header), tensors)

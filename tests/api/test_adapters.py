@@ -34,7 +34,17 @@ def test_an_upload_is_served_from_the_next_request_on(service: Harness, make: Ma
         "bytes": len(data),
         "state": "active",
         "problem": None,
+        "proof": {
+            "precision": "float32",
+            "sealed": True,
+            "golden": 0,
+            "off": None,
+            "tolerance": None,
+            "change": response.json()["proof"]["change"],
+            "strangers": 0,
+        },
     }
+    assert response.json()["proof"]["change"] > 0.01
     assert service.predict("mood", "good film").json()["digest"] == digest(data)
 
 
@@ -96,6 +106,44 @@ def test_activation_goes_back_and_forth(service: Harness, make: Make) -> None:
         assert service.answers("mood", "good film") == scores[version]
         assert service.get("/adapters/mood")["active"] == version
         assert service.tasks()["mood"]["version"] == version
+
+
+def test_answers_and_headers_say_which_version_they_are_of(service: Harness, make: Make) -> None:
+    for seed in (1, 2):
+        service.upload("mood", make(seed))
+    for version, parameters in ((2, {}), (1, {"version": 1})):
+        response = service.predict("mood", "good film", **parameters)
+        said = response.headers["Rootstock-Version"], response.headers["Rootstock-Digest"]
+        assert said == (str(version), digest(make(version)))
+        assert said == (str(response.json()["version"]), response.json()["digest"])
+
+
+def test_the_log_tells_who_changed_what(service: Harness, make: Make) -> None:
+    first, second = digest(make(1)), digest(make(2))
+    service.upload("mood", make(1))
+    service.upload("mood", make(2), activate=False)
+    service.http.post("/adapters/mood/activate", json={"version": 2})
+    service.http.post("/adapters/mood/activate", json={"version": 2})  # nothing changes
+    service.put("mood", make(1))  # known, and active again
+    service.put("mood", make(1)[:-1])  # refused
+    service.http.delete("/adapters/mood/versions/2")
+    service.http.delete("/adapters/mood")
+    told = service.get("/adapters/mood/log")
+    assert told["task"] == "mood"
+    parts = ("did", "version", "digest", "before", "after")
+    assert [tuple(entry[part] for part in parts) for entry in told["entries"]] == [
+        ("upload", 1, first, None, 1),
+        ("upload", 2, second, 1, 1),
+        ("activate", 2, second, 1, 2),
+        ("activate", 1, first, 2, 1),
+        ("delete", 2, second, 1, 1),
+        ("retire", None, None, 1, None),
+        ("delete", 1, first, None, None),
+    ]
+    assert {entry["by"] for entry in told["entries"]} == {"testclient"}
+    assert [entry["at"] for entry in told["entries"]] == sorted(entry["at"] for entry in told["entries"])
+    assert [entry["proof"] is None for entry in told["entries"]] == [False] * 4 + [True] * 3
+    assert_problem(service.http.get("/adapters/nope/log"), 404, "unknown_task", "'nope'")
 
 
 def test_versions_are_listed_with_their_state(service: Harness, make: Make) -> None:
@@ -168,9 +216,10 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, tiny_base: BaseMode
         service.upload("gone", make(5))
         service.http.post("/adapters/mood/activate", json={"version": 2})
         service.http.delete("/adapters/gone")
-        before = service.state()
+        before, logs = service.state(), [service.get(f"/adapters/{task}/log") for task in ("mood", "gone")]
     with harness(tmp_path, tiny_base) as service:
         assert service.state() == before
+        assert [service.get(f"/adapters/{task}/log") for task in ("mood", "gone")] == logs
         assert service.upload("gone", make(6)) == 2
 
 

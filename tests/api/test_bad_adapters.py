@@ -10,7 +10,7 @@ import torch
 
 from service.adapters.file import write_adapter
 from service.engine.base_model import BaseModel
-from tests.adapters.forge import with_header, with_manifest
+from tests.adapters.forge import with_entry, with_header, with_manifest
 from tests.api.harness import BINARY, Harness, assert_problem, harness
 from tests.tiny import make_adapter, make_manifest, make_tensors
 
@@ -84,6 +84,29 @@ def test_tensors_that_are_not_those_of_the_manifest(
     tensors = make_tensors(tiny_base, manifest, seed=3)
     change(tensors)
     assert_refused(service, write_adapter(manifest, tensors), cause)
+
+
+def test_a_refusal_says_for_programs_what_it_says_in_words(service: Harness, tiny_base: BaseModel) -> None:
+    manifest = make_manifest(tiny_base)
+    tensors = make_tensors(tiny_base, manifest, seed=3)
+    data = write_adapter(manifest, tensors | {NAME: torch.zeros(31)})
+    problem = service.put("mood", data).json()
+    assert {name: problem.get(name) for name in ("step", "tensor", "expected", "got")} == {
+        "step": "tensors",
+        "tensor": NAME,
+        "expected": [32],
+        "got": [31],
+    }
+    problem = service.put("mood", with_entry(data, NAME, dtype="F64")).json()
+    assert (problem["step"], problem["tensor"]) == ("header", NAME)
+    whole = bytearray(write_adapter(manifest, tensors))
+    whole[-1] ^= 1  # one bit of one number
+    problem = service.put("mood", bytes(whole)).json()
+    assert problem["step"] == "seal"
+    assert {len(problem["expected"]), len(problem["got"])} == {64}
+    golden = [{"input": {"text": "good"}, "outputs": [0.5, 0.5]}]
+    problem = service.put("mood", with_manifest(bytes(whole), golden=golden, tolerance=1e-6)).json()
+    assert (problem["step"], problem["example"], problem["expected"]) == ("golden", 0, 0.5)
 
 
 @pytest.mark.parametrize("claim", [10**12, 2**63, 2**64 - 1])

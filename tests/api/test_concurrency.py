@@ -47,6 +47,12 @@ class Gate:
     def open(self) -> None:
         self._opened.set()
 
+    def close(self) -> None:
+        """Forgets the batches that went through."""
+        self._opened.clear()
+        while self._entered.acquire(blocking=False):
+            pass
+
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
@@ -179,15 +185,49 @@ def test_uploads_among_requests_fail_none_and_are_served_at_once(
     assert set.union(*(future.result() for future in calling)) <= set(versions)
 
 
+def test_each_answer_is_of_the_version_that_it_names_while_versions_are_swapped(
+    service: Harness, tiny_base: BaseModel, callers: ThreadPoolExecutor
+) -> None:
+    for seed in (1, 2, 3):
+        service.upload("mood", make_adapter(tiny_base, seed=seed))
+    known = {version: numbers(service.answers("mood", TEXTS[0], version=version)[0]) for version in (1, 2, 3)}
+    done = threading.Event()
+
+    def call() -> int:
+        asked = 0
+        while not done.is_set() or not asked:
+            response = service.predict("mood", TEXTS[0])
+            answer = response.json()
+            assert int(response.headers["Rootstock-Version"]) == answer["version"]
+            np.testing.assert_allclose(numbers(answer["predictions"][0]), known[answer["version"]], atol=1e-4)
+            asked += 1
+        return asked
+
+    calling = [callers.submit(call) for _ in range(4)]
+    try:
+        for swap in range(30):
+            version = 1 + swap % 3
+            assert service.http.post("/adapters/mood/activate", json={"version": version}).status_code == 200
+            assert service.predict("mood", TEXTS[0]).json()["version"] == version
+    finally:
+        done.set()
+    assert all(future.result() > 0 for future in calling)
+    swaps = [entry["after"] for entry in service.get("/adapters/mood/log")["entries"][3:]]
+    assert swaps == [1 + swap % 3 for swap in range(30)]
+
+
 def test_requests_in_flight_keep_the_version_they_came_for(
     service: Harness, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
+    gate.open()  # uploads are proved by the engine
     service.upload("mood", make_adapter(tiny_base, seed=1))
+    service.upload("mood", make_adapter(tiny_base, seed=2), activate=False)
+    gate.close()
     first = callers.submit(service.predict, "mood", "good film")
     gate.wait_for_a_batch()
     second = callers.submit(service.predict, "mood", "good film")
     wait_until(lambda: queued(service) > 0)
-    service.upload("mood", make_adapter(tiny_base, seed=2))
+    assert service.http.post("/adapters/mood/activate", json={"version": 2}).status_code == 200
     assert service.http.delete("/adapters/mood/versions/1").status_code == 204
     gate.open()
     assert [first.result().json()["version"], second.result().json()["version"]] == [1, 1]
@@ -219,16 +259,19 @@ def test_a_fault_of_the_engine_ends_its_request_and_no_other(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "embedding"])
-def test_an_answer_that_is_no_number_is_a_fault(service: Harness, tiny_base: BaseModel, kind: KindName) -> None:
+def test_an_answer_that_is_no_number_is_a_fault(tmp_path: Path, tiny_base: BaseModel, kind: KindName) -> None:
     manifest = make_manifest(tiny_base, kind=kind)
     tensors = make_tensors(tiny_base, manifest)
     tensors["head.weight"] = torch.full_like(tensors["head.weight"], 3e38)  # finite, until they are added up
-    service.upload("big", write_adapter(manifest, tensors, torch.float32))
-    service.upload("mood", make_adapter(tiny_base))
-    before = service.answers("mood", "good film")
-    response = service.predict("big", formed(service.tasks()["big"], "good film"))
-    assert_problem(response, 500, "engine_fault", "task big version 1 put out a value that is not a finite number")
-    assert service.answers("mood", "good film") == before
+    data = write_adapter(manifest, tensors, torch.float32)
+    (tmp_path / "big-1.safetensors").write_bytes(data)  # no upload could bring it here
+    with harness(tmp_path, tiny_base) as service:
+        assert_problem(service.put("bad", data), 422, "bad_adapter", "its outputs are not finite numbers")
+        service.upload("mood", make_adapter(tiny_base))  # the bad one is among the strangers that it is proved with
+        before = service.answers("mood", "good film")
+        response = service.predict("big", formed(service.tasks()["big"], "good film"))
+        assert_problem(response, 500, "engine_fault", "task big version 1 put out a value that is not a finite number")
+        assert service.answers("mood", "good film") == before
 
 
 def test_a_full_queue_refuses_with_the_time_to_come_back(

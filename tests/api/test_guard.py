@@ -46,6 +46,7 @@ CALLS: dict[tuple[str, str], tuple[Scope, ...]] = {
     ("GET", "/tasks/mood"): SCOPES,
     ("PUT", "/adapters/mood"): ("upload",),
     ("GET", "/adapters/mood"): ("upload",),
+    ("GET", "/adapters/mood/log"): ("upload",),
     ("GET", "/adapters/mood/versions/1"): ("upload",),
     ("POST", "/adapters/mood/activate"): ("upload",),
     ("DELETE", "/adapters/mood/versions/1"): ("admin",),

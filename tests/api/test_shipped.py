@@ -5,16 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from service.adapters.file import read_header
 from service.engine import native
-from service.engine.arranging import load_resident
 from service.engine.base_model import BaseModel, load_base
-from service.engine.engine import Engine, Row
 from service.registry.store import LOCK
-from service.tasks import Given, read_for
 from tests.adapters.forge import take_apart
 from tests.api.harness import Harness, harness
 
@@ -130,23 +126,28 @@ def test_an_answer_is_read_from_the_passage(service: Harness) -> None:
 
 
 @pytest.fixture(scope="module", params=[None, "float32", "bfloat16", "int8"])
-def base_at_any_precision(request: pytest.FixtureRequest) -> BaseModel:
+def at_any_precision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    store = tmp_path_factory.mktemp("precision") / "store"
+    shutil.copytree(STORE, store)
     if request.param == "int8" and not native.available("int8"):
         pytest.skip("no int8 on this processor")
-    return load_base() if request.param is None else load_base(dtype=request.param, serving=True)
+    base = load_base() if request.param is None else load_base(dtype=request.param, serving=True)
+    with harness(store, base) as service:
+        yield service
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_golden_examples_are_reproduced(base_at_any_precision: BaseModel, task: str) -> None:
-    base = base_at_any_precision
-    resident = load_resident(base, (STORE / f"{task}-1.safetensors").read_bytes(), version=1)
-    manifest = resident.manifest
+def test_golden_examples_are_reproduced(at_any_precision: Harness, task: str) -> None:
+    service, data = at_any_precision, (STORE / f"{task}-1.safetensors").read_bytes()
+    manifest = read_header(data).manifest
     assert len(manifest.golden) >= 3
-    for golden in manifest.golden:
-        [reading] = read_for(manifest, base.tokenizer, [Given(golden.input.text, golden.input.text_pair)])
-        raw = Engine(base).run([Row(row, resident) for row in reading.rows])
-        tolerance = 0.1 if base.precision == "int8" else manifest.tolerance
-        np.testing.assert_allclose(resident.kind.decode(manifest, reading, raw).outputs, golden.outputs, atol=tolerance)
+    response = service.put(f"again-{task}", data)
+    assert response.status_code == 201, response.text
+    proof = response.json()["proof"]
+    assert (proof["golden"], proof["precision"]) == (len(manifest.golden), service.services.base.precision)
+    assert proof["off"] <= (0.1 if proof["precision"] == "int8" else manifest.tolerance)
+    assert proof["strangers"] == 3
+    assert proof["change"] > 0.1
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,15 +1,25 @@
 """A registry over an empty folder, files for it, and a restart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from service.adapters.methods import Head
 from service.engine.base_model import BaseModel
 from service.registry.registry import Registry
 from tests.registry.disks import open_registry
 from tests.tiny import make_adapter
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A second has nothing to win on so small a base, and waits long where others are at work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

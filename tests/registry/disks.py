@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel
+from service.engine.engine import Engine
 from service.errors import UnknownTask
 from service.metrics import Metrics
 from service.registry.registry import Registry
@@ -60,7 +61,9 @@ def trouble(fails_at: int, error: BaseException) -> Iterator[Disk]:
 
 def open_registry(base: BaseModel, folder: Path, metrics: Metrics | None = None, spare: int = 8) -> Registry:
     """A registry that holds no lock: tests look at one folder through several."""
-    registry = Registry(base, FolderStore(folder), Bank(others=spare), metrics or Metrics())
+    registry = Registry(
+        base, FolderStore(folder), Bank(others=spare), metrics or Metrics(), lambda rows: Engine(base).run(rows)
+    )
     registry.open()
     registry.close()
     return registry

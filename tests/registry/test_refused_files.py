@@ -11,6 +11,7 @@ from service.adapters.manifest import BaseIdentity
 from service.adapters.methods import Head
 from service.engine.bank import BARE_TASK, Bank
 from service.engine.base_model import BaseModel
+from service.engine.engine import Engine
 from service.errors import BadAdapter, BadInput, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
 from service.registry.registry import Registry
@@ -240,7 +241,7 @@ def test_a_start_reads_tensors_of_active_versions_only(
     for data in files[:3]:
         registry.upload("toy", data)
     registry.activate("toy", 2)
-    again = Registry(tiny_base, WatchedStore(tmp_path), Bank(), Metrics())
+    again = Registry(tiny_base, WatchedStore(tmp_path), Bank(), Metrics(), Engine(tiny_base).run)
     again.open()
     assert read == [("toy", 2)]
     assert again.task("toy") == registry.task("toy")

@@ -1,4 +1,5 @@
-"""Any order of changes, restarts, failing disks and kills: nothing acknowledged is ever lost."""
+"""Any order of changes, refusals, restarts, failing disks, kills, and questions under way: each answer is of the
+version that the log says, nothing acknowledged is lost, nothing refused leaves a trace."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,25 +8,40 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from service.adapters.file import digest
+from service.engine.arranging import load_resident
 from service.engine.bank import BARE_TASK
 from service.engine.base_model import BaseModel
-from service.errors import BadStore, Conflict, RootstockError, UnknownTask, UnknownVersion
+from service.engine.engine import Engine, Row
+from service.errors import BadAdapter, BadStore, Conflict, RootstockError, UnknownTask, UnknownVersion
+from service.registry.log import Log
 from service.registry.registry import Registry
-from tests.registry.disks import FULL, Killed, open_registry, served, trouble
+from service.tasks import Floats
+from tests.adapters.forge import put_together, take_apart, with_manifest
+from tests.registry.disks import FULL, Killed, listing, open_registry, served, trouble
+from tests.tiny import alone, random_row
 
 TASKS = ("toy", "spam")
+ROW = random_row(7)  # what every question asks
 
 
 class Change(NamedTuple):
     verb: Literal["upload", "keep", "activate", "delete", "retire"]
     task: str
     number: int  # of the file, or of the version
+
+
+class Question(NamedTuple):
+    """A row under way, and the file that must answer it."""
+
+    row: Row
+    content: str
 
 
 @dataclass(frozen=True)
@@ -45,24 +61,62 @@ CHANGES = st.one_of(
 STEPS = st.integers(0, 24)  # an upload takes about 20
 
 
+def bad_files(good: bytes) -> list[bytes]:
+    """Refused at the first step of judging, in the middle, and by the proof alone."""
+    header, payload = take_apart(good)
+    untrue = with_manifest(good, golden=[{"input": {"text": "good"}, "outputs": [0.5, 0.5]}], tolerance=1e-6)
+    return [good[:-1], put_together(header, payload[:-8] + b"\xff" * 8), put_together(header, payload[::-1]), untrue]
+
+
 class RegistryMachine(RuleBasedStateMachine):
-    def __init__(self, base: BaseModel, files: list[bytes]) -> None:
+    def __init__(self, base: BaseModel, files: list[bytes], answers: dict[str, Floats]) -> None:
         super().__init__()
         self.files = files
+        self.answers = answers  # to ROW, by the digest of the file that gives it
+        self.bad = bad_files(files[0])
         self.folder = TemporaryDirectory()
         self.base = base
         self.registry = self.open()
         self.tasks: dict[str, Known] = {}
+        self.logs: dict[str, Log] = dict.fromkeys(TASKS, ())
+        self.questions: list[Question] = []
 
     def open(self) -> Registry:
         return open_registry(self.base, Path(self.folder.name), spare=1)
 
     def teardown(self) -> None:
+        self.answer()
         self.folder.cleanup()
 
     @rule(change=CHANGES)
     def change(self, change: Change) -> None:
         self.acknowledge(change)
+
+    @rule(task=st.sampled_from(TASKS), number=st.integers(0, 3), activate=st.booleans())
+    def refuse(self, task: str, number: int, activate: bool) -> None:
+        before = listing(Path(self.folder.name)), set(self.registry.residents())
+        with pytest.raises(BadAdapter):
+            self.registry.upload(task, self.bad[number], activate)
+        assert (listing(Path(self.folder.name)), set(self.registry.residents())) == before
+
+    @rule(task=st.sampled_from(TASKS), number=st.none() | st.integers(1, 6))
+    def ask(self, task: str, number: int | None) -> None:
+        known = self.tasks.get(task, Known())
+        content = known.versions.get(known.active or 0 if number is None else number)
+        if content is None:
+            with pytest.raises((UnknownTask, UnknownVersion)):
+                self.registry.resident(task, number)
+        else:
+            resident = self.registry.resident(task, number)
+            assert resident.digest == digest(content)
+            self.questions.append(Question(Row(ROW, resident), resident.digest))
+
+    @rule()
+    def answer(self) -> None:
+        """All that were asked, before whatever changes, in one batch."""
+        for one, found in zip(self.questions, Engine(self.base).run([row for row, _ in self.questions]), strict=True):
+            np.testing.assert_allclose(found, self.answers[one.content], atol=1e-4)
+        self.questions = []
 
     @rule()
     def restart(self) -> None:
@@ -78,19 +132,16 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(change=CHANGES, step=STEPS)
     def fail(self, change: Change, step: int) -> None:
-        with trouble(step, FULL):
-            try:
-                self.acknowledge(change)
-            except BadStore:
-                if change.verb == "retire":
-                    self.take_over(change)
+        with trouble(step, FULL), suppress(BadStore):
+            self.acknowledge(change)
         assert served(self.registry) == served(self.open())
 
     def acknowledge(self, change: Change) -> None:
-        expected = self.expect(change)
+        expected, entries = self.expect(change), self.entries(change)
         if isinstance(expected, Known):
             self.perform(change)
             self.tasks[change.task] = expected
+            self.logs[change.task] = self.grown(change.task, entries)
         else:
             with pytest.raises(expected):
                 self.perform(change)
@@ -98,11 +149,11 @@ class RegistryMachine(RuleBasedStateMachine):
     def perform(self, change: Change) -> None:
         verb, task, number = change
         acts: dict[str, Callable[[], object]] = {
-            "upload": lambda: self.registry.upload(task, self.files[number]),
-            "keep": lambda: self.registry.upload(task, self.files[number], activate=False),
-            "activate": lambda: self.registry.activate(task, number),
-            "delete": lambda: self.registry.delete(task, number),
-            "retire": lambda: self.registry.retire(task),
+            "upload": lambda: self.registry.upload(task, self.files[number], by="us"),
+            "keep": lambda: self.registry.upload(task, self.files[number], activate=False, by="us"),
+            "activate": lambda: self.registry.activate(task, number, by="us"),
+            "delete": lambda: self.registry.delete(task, number, by="us"),
+            "retire": lambda: self.registry.retire(task, by="us"),
         }
         acts[verb]()
 
@@ -129,6 +180,30 @@ class RegistryMachine(RuleBasedStateMachine):
             return Conflict
         return replace(known, versions={kept: data for kept, data in known.versions.items() if kept != number})
 
+    def entries(self, change: Change) -> list[tuple[str, int | None, int | None, int | None]]:
+        """What the change puts into the log: (did, version, before, after)."""
+        before, after = self.tasks.get(change.task, Known()), self.expect(change)
+        if not isinstance(after, Known):
+            return []
+        found: list[tuple[str, int | None, int | None, int | None]] = []
+        if change.verb == "retire" and before.versions:
+            found.append(("retire", None, before.active, None))
+        found += [
+            ("delete", number, after.active, after.active) for number in before.versions if number not in after.versions
+        ]
+        added = after.versions.keys() - before.versions.keys()
+        if added or (after.active != before.active and after.active is not None):
+            found.append(("upload" if added else "activate", *(added or [after.active]), before.active, after.active))
+        return found
+
+    def grown(self, task: str, entries: list[tuple[str, int | None, int | None, int | None]]) -> Log:
+        """The log as it is: what it was, and these entries."""
+        known, log = self.logs[task], self.registry.task(task).log
+        assert log[: len(known)] == known
+        assert [(one.did, one.version, one.before, one.after) for one in log[len(known) :]] == entries
+        assert {one.by for one in log} <= {"us"}
+        return log
+
     def found(self, name: str) -> Known:
         """The task as the registry tells it."""
         try:
@@ -138,22 +213,28 @@ class RegistryMachine(RuleBasedStateMachine):
         return Known({number: self.registry.file(name, number) for number in task.versions}, task.active, task.last)
 
     def take_over(self, change: Change) -> None:
-        """A change that was cut off is done, or not done, or its files are half gone; nothing else has moved."""
+        """A change that was cut off is done or not done; of an upload there may also be the file alone."""
+        entries = self.entries(change)
         before, after = self.tasks.get(change.task), self.expect(change)
         old = before or Known()
         new = after if isinstance(after, Known) else old
         found = self.found(change.task)
-        assert found.active in (old.active, new.active)
-        assert old.versions.items() & new.versions.items() <= found.versions.items()
-        assert found.versions.items() <= old.versions.items() | new.versions.items()
-        assert found.last in (old.last, new.last)
+        alone = replace(new, active=old.active) if change.verb == "upload" else new
+        assert found in (old, new, alone)
         if before or found != Known():
             self.tasks[change.task] = found
+            log = self.registry.task(change.task).log
+            done = len(log) > len(self.logs[change.task])
+            assert not done or found == new
+            self.logs[change.task] = self.grown(change.task, entries if done else [])
 
     @invariant()
     def what_was_acknowledged_is_served(self) -> None:
         for name, known in self.tasks.items():
             assert self.found(name) == known
+            assert self.registry.task(name).log == self.logs[name]
+            if self.logs[name]:
+                assert self.logs[name][-1].after == known.active
             if known.active is not None:
                 assert self.registry.resident(name).digest == digest(known.versions[known.active])
         active = [name for name, known in self.tasks.items() if known.active is not None]
@@ -161,7 +242,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 def test_nothing_acknowledged_is_ever_lost(tiny_base: BaseModel, files: list[bytes]) -> None:
+    engine = Engine(tiny_base)
+    answers = {digest(data): alone(engine, Row(ROW, load_resident(tiny_base, data, 1))) for data in files}
     run_state_machine_as_test(
-        lambda: RegistryMachine(tiny_base, files),  # type: ignore[arg-type]  # any factory will do
+        lambda: RegistryMachine(tiny_base, files, answers),  # type: ignore[arg-type]  # any factory will do
         settings=settings(stateful_step_count=20),
     )

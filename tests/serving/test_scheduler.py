@@ -13,8 +13,9 @@ from service.serving.scheduler import Pick, Scheduler
 
 
 class FakeJob:
-    def __init__(self, *sizes: int) -> None:
+    def __init__(self, *sizes: int, apart: bool = False) -> None:
         self.sizes = sizes
+        self.apart = apart
         self.given_up = False
 
     def ended(self) -> bool:
@@ -153,6 +154,18 @@ def test_work_that_was_given_up_turns_no_other_away() -> None:
     assert scheduler.queued_tokens == 20
 
 
+@given(st.lists(st.tuples(ROWS, st.booleans()), min_size=1, max_size=8), BUDGETS)
+def test_a_job_apart_shares_no_batch_and_waits_for_nobody_longer(
+    given: list[tuple[list[int], bool]], budget: int
+) -> None:
+    jobs = [FakeJob(*rows, apart=apart) for rows, apart in given]
+    batches = run_out(queue(jobs, budget))
+    for batch in batches:
+        assert len({pick.job for pick in batch}) == 1 or not any(pick.job.apart for pick in batch)
+    firsts = [pick.job for batch in batches for pick in batch if pick.row == 0]
+    assert firsts == jobs
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Any order of admissions, batches, endings and drains, beside a list of what should be waiting."""
 
@@ -167,9 +180,9 @@ class QueueMachine(RuleBasedStateMachine):
         """Tokens of the jobs that have, or have not, ended."""
         return sum(job.sizes[row] for job, rows in self.left.items() for row in rows if job.given_up is ended)
 
-    @rule(sizes=ROWS)
-    def admit(self, sizes: list[int]) -> None:
-        job = FakeJob(*sizes)
+    @rule(sizes=ROWS, apart=st.booleans())
+    def admit(self, sizes: list[int], apart: bool) -> None:
+        job = FakeJob(*sizes, apart=apart)
         others = [sum(other.sizes[row] for row in self.left[other]) for other in self.live()]
         if others and sum(min(tokens, self.LIMIT // 2) for tokens in (*others, sum(sizes))) > self.LIMIT:
             with pytest.raises(Overloaded):
