@@ -17,7 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from service.adapters.file import read_header, read_tensors, write_adapter
@@ -65,16 +65,18 @@ def over_http(store: Path, files: list[bytes]) -> dict[str, list[float]]:
 
 
 def by_parts(base: BaseModel, store: FolderStore, files: list[bytes]) -> dict[str, list[float]]:
-    """Milliseconds of each part of an upload."""
+    """Milliseconds of each part of an upload, and of all processors' work on it."""
     arranger, prover = Arranger(base), Prover(base, Engine(base).run)
     others = [arranger.judge(path.read_bytes(), 1).resident for path in sorted(STORE.glob("*.safetensors"))]
-    spent: dict[str, list[float]] = {"judging": [], "proof": [], "store": []}
+    parts = ("judging", "proof", "store")
+    spent: dict[str, list[float]] = {name: [] for part in parts for name in (part, f"{part}_processor")}
 
     @contextmanager
     def timed(part: str) -> Iterator[None]:
-        started = perf_counter()
+        started, worked = perf_counter(), process_time()
         yield
         spent[part].append(1000 * (perf_counter() - started))
+        spent[f"{part}_processor"].append(1000 * (process_time() - worked))
 
     for number, data in enumerate(files):
         with timed("judging"):
