@@ -58,6 +58,7 @@ bench: bench-data
 	$(BIN)/python benchmarks/engine_page.py
 	$(BIN)/python benchmarks/http_load.py --data "$(WORK)/data"
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/upload.py
 	$(BIN)/python benchmarks/upload_under_load.py
 
 bench-fast: bench-data

@@ -17,7 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from service.adapters.file import read_header, read_tensors, write_adapter
@@ -59,22 +59,25 @@ def over_http(store: Path, files: list[bytes]) -> dict[str, list[float]]:
             acknowledged.append(1000 * (perf_counter() - started))
             [answer] = client.predict(f"fresh-{number}", [TEXT])
             answered.append(1000 * (perf_counter() - started))
+            assert version["proof"] is not None
             assert version["proof"]["golden"] > 0
             assert answer["label"]
     return {"upload_acknowledged": acknowledged[WARM:], "first_answer": answered[WARM:]}
 
 
 def by_parts(base: BaseModel, store: FolderStore, files: list[bytes]) -> dict[str, list[float]]:
-    """Milliseconds of each part of an upload."""
+    """Milliseconds of each part of an upload, and of all processors' work on it."""
     arranger, prover = Arranger(base), Prover(base, Engine(base).run)
     others = [arranger.judge(path.read_bytes(), 1).resident for path in sorted(STORE.glob("*.safetensors"))]
-    spent: dict[str, list[float]] = {"judging": [], "proof": [], "store": []}
+    parts = ("judging", "proof", "store")
+    spent: dict[str, list[float]] = {name: [] for part in parts for name in (part, f"{part}_processor")}
 
     @contextmanager
     def timed(part: str) -> Iterator[None]:
-        started = perf_counter()
+        started, worked = perf_counter(), process_time()
         yield
         spent[part].append(1000 * (perf_counter() - started))
+        spent[f"{part}_processor"].append(1000 * (process_time() - worked))
 
     for number, data in enumerate(files):
         with timed("judging"):

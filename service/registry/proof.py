@@ -33,7 +33,7 @@ ROUNDING = {"float32": 0.0, "float16": 0.05, "bfloat16": 0.05, "int8": 0.3}
 # same bits; torch's operators round by the batch, and a mix-up is far beyond either.
 MIXTURE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1, "int8": 0.1}
 SAME = 1e-6  # of the largest output: no change at all, but for the order of sums
-SHARED = 4  # rows that are run again among others; examples may be many, and traffic waits for each
+SHARED = 2  # rows that are run again among others; examples may be many, and traffic waits for each
 STRANGERS = 3  # other adapters in those batches, besides the bare base
 PROBES = (  # for files without golden examples
     "It was neither good nor bad, just another day at the office.",
