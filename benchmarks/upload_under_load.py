@@ -24,7 +24,7 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from service.adapters.file import digest, read_header, read_tensors, write_adapter
-from service.client import Client
+from service.client import NEVER, Client
 from service.errors import RootstockError
 from serving import running_service
 
@@ -57,7 +57,7 @@ def asking(url: str, inputs: dict[str, Any]) -> Iterator[Load]:
 
     def ask(first: int) -> None:
         names = cycle([*list(inputs)[first:], *list(inputs)[:first]])
-        with Client(url) as client:
+        with Client(url, retry=NEVER) as client:
             while not stop.is_set():
                 task, started = next(names), perf_counter()
                 try:
@@ -104,7 +104,7 @@ def under_load(store: Path, rounds: int, seconds: float, uploaded: Uploaded) -> 
     failures: list[str] = []
     numbers = iter(range(1_000_000))
     medians = []
-    with running_service(store) as service, Client(service.url) as client:
+    with running_service(store) as service, Client(service.url, retry=NEVER) as client:
         for _ in range(rounds):
             with asking(service.url, inputs) as quiet:
                 Event().wait(seconds)
@@ -133,12 +133,12 @@ def killed(store: Path, kills: int, uploaded: Uploaded) -> dict[str, Any]:
     """Kill after each acknowledgement, start again, ask for everything acknowledged so far."""
     lost: list[str] = []
     for number in range(kills):
-        with running_service(store) as service, Client(service.url) as client:
+        with running_service(store) as service, Client(service.url, retry=NEVER) as client:
             task, data = f"killed-{number}", variant(10_000 + number)
             client.push(task, data)
             service.process.kill()
             uploaded[task] = digest(data)
-        with running_service(store) as service, Client(service.url) as client:
+        with running_service(store) as service, Client(service.url, retry=NEVER) as client:
             served = {one["task"]: one["digest"] for one in client.tasks()}
             lost += [task for task, content in uploaded.items() if served.get(task) != content]
             client.predict(task, TEXTS)

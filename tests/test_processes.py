@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.adapters.file import digest
-from service.client import Client
+from service.client import NEVER, Client
 from service.engine.base_model import BaseModel
 from service.errors import RootstockError, ServiceUnreachable
 from tests.tiny import make_adapter
@@ -102,13 +102,13 @@ def test_uploads_under_load_fail_no_request_and_are_served_at_once(start: Start,
 
     def call(task: str) -> int:
         answered = 0
-        with Client(process.url) as client:
+        with Client(process.url, retry=NEVER) as client:
             while not done.is_set():
                 assert len(client.predict(task, ["good film", "never again"])) == 2
                 answered += 1
         return answered
 
-    with Client(process.url) as client, ThreadPoolExecutor() as callers:
+    with Client(process.url, retry=NEVER) as client, ThreadPoolExecutor() as callers:
         for task in ("mood", "colour"):
             client.push(task, make_adapter(tiny_base, seed=1))
         calling = [callers.submit(call, task) for task in ("mood", "colour", "embedding") * 2]
@@ -127,7 +127,7 @@ def test_uploads_under_load_fail_no_request_and_are_served_at_once(start: Start,
 def test_a_kill_right_after_the_acknowledgement_loses_nothing(start: Start, tiny_base: BaseModel) -> None:
     process = start()
     data = make_adapter(tiny_base, seed=1)
-    with Client(process.url) as client:
+    with Client(process.url, retry=NEVER) as client:
         acknowledged = client.push("mood", data)
         process.kill()
         with pytest.raises(ServiceUnreachable):
@@ -171,7 +171,7 @@ class Uploads:
         self.acknowledged: dict[int, str] = {}  # version → digest
 
     def push_until_killed(self, url: str, base: BaseModel, seeds: range) -> None:
-        with Client(url) as client, suppress(ServiceUnreachable):
+        with Client(url, retry=NEVER) as client, suppress(ServiceUnreachable):
             for seed in seeds:
                 data = make_adapter(base, seed=seed)
                 self.sent.add(digest(data))
@@ -202,7 +202,7 @@ def test_a_stop_at_full_load_leaves_no_request_without_an_answer(
     moments = random.Random(lives)
     for life in range(lives):
         process = start("--batch-tokens", "256")
-        with Client(process.url) as client:
+        with Client(process.url, retry=NEVER) as client:
             client.push("mood", make_adapter(tiny_base, seed=life))
         callers = [Caller(process.url, task) for task in ("mood", "embedding") * 8]
         with ThreadPoolExecutor(len(callers)) as pool:
@@ -251,7 +251,7 @@ def working(process: Process, callers: int) -> Iterator[list["Future[Any]"]]:
     """So many large requests, all of them queued."""
 
     def call() -> Any:
-        with Client(process.url) as client:
+        with Client(process.url, retry=NEVER) as client:
             return client.predict("embedding", LONG_TEXTS)
 
     with ThreadPoolExecutor(callers) as pool:
@@ -273,7 +273,7 @@ def test_a_terminated_service_answers_what_is_in_flight_and_ends_well(start: Sta
         process.terminate()
         assert [len(future.result()) for future in calling] == [len(LONG_TEXTS)] * 4
     assert process.ended() == 0
-    with Client(process.url) as client, pytest.raises(RootstockError):
+    with Client(process.url, retry=NEVER) as client, pytest.raises(RootstockError):
         client.tasks()
 
 
