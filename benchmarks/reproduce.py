@@ -16,7 +16,7 @@ Experiments (Houlsby et al. 2019, the section they answer to):
     methods    the other ways of tuning, at their usual sizes
     scales     the start values' deviation, from 1e-7 to 1                               3.6; figure 6, right
 
-The last three are on two tasks of short texts, with 1,000 of their training rows.
+The last three are on tasks of short texts, with 1,000 of their training rows.
 """
 
 import argparse
