@@ -52,7 +52,7 @@ class Settings(BaseModel):
     uploads: Annotated[int, Field(ge=1, description="uploads under way at once; more are refused with 503")] = 4
     max_resident: Annotated[
         int,
-        Field(ge=1, description="active adapters in memory at most; past it, those unused longest are read again"),
+        Field(ge=1, description="active adapters in memory at most; past it, those asked for seldom are read again"),
     ] = 1000
     pinned: Annotated[str, Field(description="tasks, separated by commas, that always stay in memory")] = ""
     spare_versions: Annotated[

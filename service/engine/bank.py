@@ -10,6 +10,7 @@ from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import BARE, Head, Tensors
 from service.engine.base_model import BaseModel
 from service.engine.layout import AnyAdaptation
+from service.engine.sieve import Sieve
 from service.tasks import Kind, kind_of
 
 BARE_TASK = "embedding"  # the task that the base answers without an adapter
@@ -57,13 +58,15 @@ def bare_resident(base: BaseModel) -> Resident:
 class Bank:
     """Resident versions by task: the active ones, and a few others that were asked for by number.
 
-    Of both there is a limit; past it, what was unused longest makes room, except for the active versions of pinned
-    tasks. A row in flight holds its own, so nobody waits for anybody here.
+    Of both there is a limit; past it, one that is asked for less makes room: of the active versions, pinned tasks'
+    excepted, by `Sieve`, and of the few others the one unused longest. A row in flight holds its own, so nobody waits
+    for anybody here.
     """
 
     def __init__(self, active: int | None = None, others: int = 8, pinned: Collection[str] = ()) -> None:
         """`active` and `others` are how many are kept; None: all."""
-        self._active: OrderedDict[str, Resident] = OrderedDict()
+        self._active: dict[str, Resident] = {}
+        self._sieve: Sieve[str] = Sieve()  # of the active ones, less the pinned
         self._others: OrderedDict[tuple[str, int], Resident] = OrderedDict()
         self._most_active, self._most_others = active, others
         self._pinned = frozenset(pinned)
@@ -82,7 +85,7 @@ class Bank:
         with self._lock:
             resident = self._active.get(task)
             if resident is not None and resident.version == version:
-                self._active.move_to_end(task)
+                self._sieve.ask(task)
                 return resident
             resident = self._others.get((task, version))
             if resident is not None:
@@ -98,12 +101,12 @@ class Bank:
         """Holds a task's active version, and lets go the one that was."""
         with self._lock:
             self._others.pop((task, resident.version), None)
+            if task not in self._active:
+                if self.full and self._sieve:
+                    del self._active[self._sieve.pop()]
+                if not self.pins(task):
+                    self._sieve.add(task)
             self._active[task] = resident
-            self._active.move_to_end(task)
-            if self._most_active is not None and len(self._active) > self._most_active:
-                unused = next((other for other in self._active if not self.pins(other) and other != task), None)
-                if unused is not None:
-                    del self._active[unused]
 
     def keep(self, task: str, resident: Resident) -> None:
         """Holds a version that is not active."""
@@ -120,6 +123,7 @@ class Bank:
             active = self._active.get(task)
             if active is not None and active.version == version:
                 del self._active[task]
+                self._sieve.remove(task)
             self._others.pop((task, version), None)
 
     def __iter__(self) -> Iterator[Resident]:

@@ -49,12 +49,13 @@ def test_of_the_others_the_one_unused_longest_makes_room(versions: list[Resident
     assert [bank.get("toy", number) for number in (1, 2, 3)] == [versions[1], None, versions[3]]
 
 
-def test_of_the_active_ones_too_but_never_a_pinned_tasks(versions: list[Resident]) -> None:
+def test_of_the_active_ones_one_not_asked_for_does_but_never_a_pinned_tasks(versions: list[Resident]) -> None:
     bank = Bank(active=3, pinned=["a"])
     for number, task in enumerate("abc"):
         bank.serve(task, versions[number])
     assert bank.full
     assert bank.get("b", 1) is versions[1]
+    assert bank.holds("c", 2)
     bank.serve("d", versions[3])
     assert [bank.get(task, number) for number, task in enumerate("abcd")] == [*versions[:2], None, versions[3]]
 
