@@ -1,5 +1,6 @@
 """From an adapter file to a version that is ready to run."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,10 @@ from service.adapters.file import (
     digest,
     payload_of,
     read_header,
-    read_run,
     read_tensors,
 )
 from service.adapters.manifest import Manifest
-from service.adapters.methods import AnyMethod
+from service.adapters.methods import Adaptation, AnyMethod
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.layout import AnyAdaptation, placed
@@ -83,15 +83,12 @@ class _Known(NamedTuple):
 
     mould: Mould
     address: int  # of the payload that the mould was made from
-    head: dict[str, Stored]
+    parameters: int
 
     def cast(self, payload: memoryview) -> tuple[NativeAdaptation, dict[str, Tensor]] | None:
         """A file's adaptation and its head; None where a number is not finite."""
-        adaptation, finite = self.mould.cast(_address(payload) - self.address)
-        head = {name: read_run(payload, [stored]) for name, stored in self.head.items()}
-        if not (finite and all(whole for _, whole in head.values())):
-            return None
-        return adaptation, {name: block.view(self.head[name].shape) for name, (block, _) in head.items()}
+        adaptation, head, finite = self.mould.cast(_address(payload) - self.address)
+        return (adaptation, head) if finite else None
 
 
 class Arranger:
@@ -132,36 +129,42 @@ class Arranger:
         known = self._known.get((id(header.tensors), manifest.method))
         made = known.cast(payload) if known is not None else None
         adaptation, head = made or self._arrange_anew(header, payload)  # which names what is not finite
-        own = {name: tensor.to(torch.float32, copy=True) for name, tensor in head.items()}
         return Resident(
             manifest=manifest,
             version=version,
             digest=content,
             kind=kind_of(manifest),
             adaptation=adaptation,
-            head=own,
-            parameters=header.parameters,
-            bytes=adaptation.nbytes + sum(tensor.nbytes for tensor in own.values()),
+            head=head,
+            parameters=known.parameters if known is not None else header.parameters,
+            bytes=adaptation.nbytes + sum(tensor.nbytes for tensor in head.values()),
         )
 
     def _arrange_anew(self, header: Header, payload: memoryview) -> tuple[AnyAdaptation, dict[str, Tensor]]:
         weights, dims, method = self._base.weights, self._base.dims, header.manifest.method
         head = read_tensors(payload, header._replace(length=0))
         tensors = {name: head.pop(name) for name in method.shapes(dims)}
-        if weights.native is None and weights.slots is None:  # as training has it
-            own = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-            return method.adapt(dims, own, weights.dtype), head
-        adapted = method.adapt(dims, tensors, dtype=None)
-        if weights.native is None:
-            return placed(weights, adapted), head
-        mould = Mould(adapted, dims, weights.dtype, weights.native.blocks)
-        adaptation, _ = mould.cast()
+        if weights.native is not None:
+            return self._mould(header, payload, method.adapt(dims, tensors, dtype=None), head)
+        own = {name: tensor.to(torch.float32, copy=True) for name, tensor in head.items()}
+        if weights.slots is not None:
+            return placed(weights, method.adapt(dims, tensors, dtype=None)), own
+        kept = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}  # as training has it
+        return method.adapt(dims, kept, weights.dtype), own
+
+    def _mould(
+        self, header: Header, payload: memoryview, adapted: Adaptation, head: Mapping[str, Tensor]
+    ) -> tuple[NativeAdaptation, dict[str, Tensor]]:
+        """Packs an adapter, and keeps how for the next one that is laid out alike."""
+        weights = self._base.weights
+        assert weights.native is not None
+        mould = Mould(adapted, head, self._base.dims, weights.dtype, weights.native.blocks)
+        adaptation, own, _ = mould.cast()
         address = _address(payload)
         shared = self._tables.get(tuple(header.tensors.items())) is header.tensors
         if shared and mould.reusable(address, len(payload)):
-            of_head = {name: header.tensors[name] for name in head}
-            self._known[id(header.tensors), method] = _Known(mould, address, of_head)
-        return adaptation, head
+            self._known[id(header.tensors), header.manifest.method] = _Known(mould, address, header.parameters)
+        return adaptation, own
 
 
 def _address(payload: memoryview) -> int:

@@ -1,5 +1,6 @@
 """An adapter packed for the kernels: one block of memory, and tables of where in it each layer's parts begin."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -71,17 +72,20 @@ def packed_adaptation(adaptation: Adaptation, dims: Dims, dtype: torch.dtype, bl
     Args:
         dtype: of the base's token vectors, which the matrices take.
     """
-    return Mould(adaptation, dims, dtype, blocks).cast()[0]
+    return Mould(adaptation, {}, dims, dtype, blocks).cast()[0]
 
 
 class Mould:
     """How adapters of one shape are packed: what of their tensors goes where in a block, and the tables over that.
+    Their heads come out beside it, as float32 tensors.
 
     It is made from a first one, and packs another whose tensors lie to each other as that one's do, as those of files
     with one table of tensors.
     """
 
-    def __init__(self, adaptation: Adaptation, dims: Dims, dtype: torch.dtype, blocks: Blocks) -> None:
+    def __init__(
+        self, adaptation: Adaptation, head: Mapping[str, Tensor], dims: Dims, dtype: torch.dtype, blocks: Blocks
+    ) -> None:
         """As `packed_adaptation`."""
         self._blocks = blocks
         parts = _Parts(dtype)
@@ -101,12 +105,16 @@ class Mould:
         for layer, prefix in adaptation.prefixes.items():
             _put_prefix(parts, prefixes[layer], prefix)
         self._first_layer, self._prefix_length = adaptation.first_layer, adaptation.prefix_length
-        self._tables = (
+        tables = (
             sites if adaptation.bottlenecks or adaptation.norms else None,
             low_ranks if adaptation.low_ranks else None,
             prefixes if adaptation.prefixes else None,
         )
-        self._size, self._tensors = parts.size, parts.tensors()
+        self._tables = [None if table is None else (table, _pointers(table)) for table in tables]
+        self._size, self._heads = parts.size, {name: tensor.shape for name, tensor in head.items()}
+        for tensor in head.values():
+            parts.add_apart(tensor)
+        self._tensors = parts.tensors()
         self._held: list[Tensor] = parts.held  # what the first one is cast from
 
     def reusable(self, address: int, size: int) -> bool:
@@ -118,32 +126,45 @@ class Mould:
         self._held = []
         return True
 
-    def cast(self, shift: int = 0) -> tuple[NativeAdaptation, bool]:
+    def cast(self, shift: int = 0) -> tuple[NativeAdaptation, dict[str, Tensor], bool]:
         """Packs the adapter whose tensors lie `shift` bytes behind those of the first one.
 
         Returns:
-            The adapter, and whether its numbers are all finite.
+            The adapter, its head, and whether its numbers are all finite.
         """
         block = self._blocks.take(self._size)
         memory = np.frombuffer(block, dtype=np.uint8)
+        address = memory.ctypes.data
+        head = {name: torch.empty(shape) for name, shape in self._heads.items()}
         tensors = self._tensors.copy()
-        tensors["from"] = (tensors["from"].astype(np.int64) + shift).astype(np.uint64)
-        tensors["to"] += memory.ctypes.data
+        tensors["from"] += np.uint64(shift % 2**64)
+        packed = len(tensors) - len(head)
+        tensors["to"][:packed] += np.uint64(address)
+        tensors["to"][packed:] = [tensor.data_ptr() for tensor in head.values()]
         finite = bool(call("lay", tensors.ctypes.data, len(tensors)))
-        sites, low_ranks, prefixes = (
-            None if table is None else _beginning(table, memory.ctypes.data) for table in self._tables
-        )
-        packed = NativeAdaptation(self._first_layer, self._prefix_length, sites, low_ranks, prefixes, memory)
-        finalize(packed, self._blocks.give_back, block).atexit = False
-        return packed, finite
+        sites, low_ranks, prefixes = (None if table is None else _beginning(*table, address) for table in self._tables)
+        adaptation = NativeAdaptation(self._first_layer, self._prefix_length, sites, low_ranks, prefixes, memory)
+        finalize(adaptation, self._blocks.give_back, block).atexit = False
+        return adaptation, head, finite
 
 
-def _beginning(table: Table, address: int) -> Table:
-    """The table over a block that begins at `address`; the one given counts from `LINE`, and 0 is nothing."""
-    moved = table.copy()
+def _pointers(table: Table) -> NDArray[np.int64]:
+    """Which of the table's words, of 8 bytes, point to something."""
+    marks = np.zeros_like(table)
     for name in table.dtype.names or ():
         if table.dtype[name] == np.uint64:
-            moved[name] += np.where(table[name] != 0, np.uint64(address - LINE), np.uint64(0))
+            marks[name] = table[name] != 0
+    return np.flatnonzero(_words(marks))
+
+
+def _words(table: Table) -> NDArray[np.uint64]:
+    return table.reshape(-1).view(np.uint64)
+
+
+def _beginning(table: Table, pointers: NDArray[np.int64], address: int) -> Table:
+    """The table over a block that begins at `address`; the one given counts from `LINE`."""
+    moved = table.copy()
+    _words(moved)[pointers] += np.uint64(address - LINE)
     return moved
 
 
@@ -168,6 +189,12 @@ class _Parts:
     def add_matrix(self, record: Any, name: str, matrix: Tensor) -> None:
         size = packed_numbers(*matrix.shape) * self._dtype.itemsize
         self._add(record, name, matrix, size, self._dtype, packed=True)
+
+    def add_apart(self, tensor: Tensor) -> None:
+        """As float32, to another place than the block."""
+        own = tensor.contiguous()
+        self.held.append(own)
+        self._rows.append((own.data_ptr(), 0, 1, own.numel(), TYPES[own.dtype], TYPES[torch.float32], False))
 
     def add_numbers(self, record: Any, name: str, numbers: Tensor) -> None:
         """As float32."""
