@@ -3,20 +3,19 @@
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 from fastapi import Request
 
 from service.adapters.manifest import MAX_LABELS, Manifest
+from service.api.account import Usage, account_of
 from service.api.schemas import Parameters, QuestionInput, TextInput
 from service.api.services import Services
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Row
-from service.errors import BadInput, CallerLeft, EngineFault, RootstockError, TooLarge
+from service.errors import BadInput, CallerLeft, EngineFault, TooLarge
 from service.tasks import Floats, Given, Prediction, Reading, read_for, reading_settings
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
@@ -65,30 +64,6 @@ async def find(services: Services, task: str, version: int | None = None) -> Res
     return await asyncio.shield(asyncio.wrap_future(services.registry.fetch(task, version)))
 
 
-@contextmanager
-def counted(services: Services) -> Iterator[list[str]]:
-    """Counts a request by its outcome, under each task that is put into the list.
-
-    Only tasks that are served: a label of its own for every name that anyone makes up would fill the metrics.
-    """
-    started = perf_counter()
-    outcome = "failed"
-    tasks: list[str] = []
-    try:
-        yield tasks
-        outcome = "answered"
-    except RootstockError as error:
-        outcome = error.code
-        raise
-    except asyncio.CancelledError:
-        outcome = "cancelled"
-        raise
-    finally:
-        for task in tasks or [""]:
-            services.metrics.requests.labels(task, outcome).inc()
-        services.metrics.request_seconds.observe(perf_counter() - started)
-
-
 async def answer(
     request: Request,
     services: Services,
@@ -104,13 +79,15 @@ async def answer(
         Overloaded, EngineFault, CallerLeft
     """
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
+    account = account_of(request)
     asked = await _read(services.base, residents, given)
+    account.usage = [Usage(one.task, len(one.readings), one.tokens, one.truncated) for one in asked]
     if not parameters.truncate:
         _refuse_truncated(asked)
     # By input, then by task: rows of one text stand together, and share what their tasks have in common.
     order = [(number, one) for number in range(len(inputs)) for one in asked]
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
-    outputs = await _while_awaited(request, services.runner.submit(rows))
+    outputs = await _while_awaited(request, services.runner.submit(rows, course=account.course))
 
     def decoded() -> list[Answered]:
         left = iter(outputs)

@@ -8,7 +8,8 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 
 from service.api.access import check_tasks, needs
-from service.api.answering import Answered, Sent, answer, counted, find
+from service.api.account import counted
+from service.api.answering import Answered, Sent, answer, find
 from service.api.body import body_schema, read_json
 from service.api.problems import documented
 from service.api.schemas import Inputs, Parameters, PredictAnswer, PredictManyAnswer, PredictManyRequest, PredictRequest
@@ -31,7 +32,7 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere) -> Response:
-    with counted(services) as tasks:
+    with counted(request, services) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
         resident = await find(services, task, wanted.parameters.version)
         tasks.append(task)
@@ -47,7 +48,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere) -> Response:
-    with counted(services) as tasks:
+    with counted(request, services) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
         check_tasks(request, wanted.tasks)
         residents = {task: await find(services, task) for task in wanted.tasks}

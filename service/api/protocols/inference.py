@@ -11,7 +11,8 @@ from pydantic_core import to_json
 from service import __version__
 from service.api import operations
 from service.api.access import needs
-from service.api.answering import Answered, answer, counted, find
+from service.api.account import counted
+from service.api.answering import Answered, answer, find
 from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
 from service.api.protocols.errors import InferenceError
 from service.api.protocols.models import answered, chosen, inputs_from, inputs_of, outputs_of
@@ -137,7 +138,7 @@ INFER: Mapping[str, Any] = {
 @router.post("/models/{task}/infer", **INFER, summary="Answer texts with one task")
 @router.post("/models/{task}/versions/{version}/infer", **INFER, summary="The same by a version")
 async def infer(task: str, request: Request, services: ServicesHere, version: int | None = None) -> Response:
-    with counted(services) as tasks:
+    with counted(request, services) as tasks:
         wanted, binary = await read_inference(request, InferRequest, services.settings)
         resident = await find(services, task, version)
         tasks.append(task)
