@@ -39,6 +39,26 @@ class Metrics:
         self.queued_tokens = Gauge("rootstock_queued_tokens", "Tokens waiting for the engine.", registry=registry)
         self.engine_faults = Counter("rootstock_engine_faults", "Batches that failed in the engine.", registry=registry)
         self.uploads = Counter("rootstock_uploads", "Adapter uploads by outcome.", ["outcome"], registry=registry)
+        # Of tasks that have a candidate, while they have it (`service.api.trials`).
+        self.release_seconds = Histogram(
+            "rootstock_release_seconds",
+            "Answering one request, from its texts to its answers, by version of tasks that have a candidate.",
+            ["task", "role"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self.release_failures = Counter(
+            "rootstock_release_failures",
+            "Requests that failed, by version of tasks that have a candidate.",
+            ["task", "role"],
+            registry=registry,
+        )
+        self.release_inputs = Counter(
+            "rootstock_release_inputs",
+            "Inputs that fell to a candidate, by what came of the comparison: agreed, differed, failed, dropped.",
+            ["task", "outcome"],
+            registry=registry,
+        )
         self.resident_adapters = Gauge("rootstock_resident_adapters", "Adapter versions in memory.", registry=registry)
         self.base_parameters = Gauge("rootstock_base_parameters", "Parameters of the base, |w|.", registry=registry)
         self.adapter_parameters = Gauge(

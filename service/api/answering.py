@@ -90,13 +90,16 @@ def counted(services: Services) -> Iterator[list[str]]:
 
 
 async def answer(
-    request: Request,
+    request: Request | None,
     services: Services,
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
     parameters: Parameters,
 ) -> list[Answered]:
     """What each task answers to the inputs, in the tasks' order; all in one job.
+
+    Args:
+        request: of the caller who waits; None: nobody does, and the engine does it where it has room.
 
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
@@ -110,7 +113,8 @@ async def answer(
     # By input, then by task: rows of one text stand together, and share what their tasks have in common.
     order = [(number, one) for number in range(len(inputs)) for one in asked]
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
-    outputs = await _while_awaited(request, services.runner.submit(rows))
+    future = services.runner.submit(rows, spare=request is None)
+    outputs = await (_while_awaited(request, future) if request is not None else asyncio.wrap_future(future))
 
     def decoded() -> list[Answered]:
         left = iter(outputs)

@@ -34,6 +34,7 @@ async def readyz(services: ServicesHere) -> Response:
 
 @router.get("/metrics", response_class=Response, summary="Prometheus", dependencies=[needs("metrics")])
 async def metrics(services: ServicesHere) -> Response:
+    services.trials.refresh()
     return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 

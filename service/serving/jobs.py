@@ -11,9 +11,10 @@ from service.tasks import Floats
 class Job:
     """Filled row by row by the runner, possibly over several batches; ends once, with outputs or an error."""
 
-    def __init__(self, rows: Sequence[Row], admitted: float, apart: bool = False) -> None:
+    def __init__(self, rows: Sequence[Row], admitted: float, apart: bool = False, spare: bool = False) -> None:
         self.rows = rows
         self.apart = apart  # shares no batch: what nobody has proved yet may fail, and fails nobody else
+        self.spare = spare  # nobody waits for it: it makes way
         self.sizes = [len(row.tokens) for row in rows]  # tokens a row; all the scheduler looks at
         self.admitted = admitted  # the runner's clock, seconds
         self.future: Future[list[Floats]] = Future()
