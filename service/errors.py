@@ -9,6 +9,7 @@ RootstockError
 ├── BadAdapter           422  an adapter file is damaged, or not made for this base
 ├── UnknownTask          404
 ├── UnknownVersion       404
+├── UnknownCandidate     404  the task has no candidate
 ├── Conflict             409  the request contradicts what is being served
 ├── CallerLeft           400  the caller went away, or its body did not arrive in time
 ├── TooLarge             413  a body, or its list of inputs, is over the limit; in parts it would be taken
@@ -91,6 +92,10 @@ class UnknownTask(RootstockError):
 
 class UnknownVersion(RootstockError):
     status, code, title = 404, "unknown_version", "No such version"
+
+
+class UnknownCandidate(RootstockError):
+    status, code, title = 404, "unknown_candidate", "No candidate"
 
 
 class Conflict(RootstockError):

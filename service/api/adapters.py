@@ -11,8 +11,18 @@ from fastapi import APIRouter, Request, Response
 from service.api.access import needs, reaches
 from service.api.body import body_schema, read_file, read_json
 from service.api.problems import documented
-from service.api.schemas import ActivateRequest, AdapterAnswer, LogAnswer, TaskAnswer, VersionAnswer
+from service.api.schemas import (
+    ActivateRequest,
+    AdapterAnswer,
+    CandidateAnswer,
+    Latency,
+    LogAnswer,
+    SeenAnswer,
+    TaskAnswer,
+    VersionAnswer,
+)
 from service.api.services import Services, ServicesHere
+from service.api.trials import Trial
 from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.versions import Task, Version
 
@@ -63,7 +73,7 @@ async def upload(
             raise Overloaded(f"{services.settings.uploads} uploads are under way, the most at once")
         async with services.uploads:
             data = await read_file(request, services.settings)
-            version, new = await _change(services, services.registry.upload, task, data, activate, _caller(request))
+            version, new = await change(services, services.registry.upload, task, data, activate, caller(request))
         outcome = "accepted" if new else "known"
         if new:
             services.metrics.upload_seconds.observe(perf_counter() - started)
@@ -74,22 +84,17 @@ async def upload(
         services.metrics.uploads.labels(outcome).inc()
     if not new:
         response.status_code = 200
-    return _version_answer(services.registry.task(task), version)
+    return version_answer(services.registry.task(task), version)
 
 
 @router.get(
     "/adapters/{task}",
     responses=documented(404, 422),
-    summary="A task's versions and their state",
+    summary="A task's versions and their state, and what is seen of its candidate",
     dependencies=[needs("upload")],
 )
 async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
-    found = services.registry.task(task)
-    return AdapterAnswer(
-        task=task,
-        active=found.active,
-        versions=[_version_answer(found, version) for _, version in sorted(found.versions.items())],
-    )
+    return adapter_answer(services, services.registry.task(task))
 
 
 @router.get(
@@ -124,8 +129,8 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
     wanted = await read_json(request, ActivateRequest, services.settings)
-    version = await _change(services, services.registry.activate, task, wanted.version, _caller(request))
-    return _version_answer(services.registry.task(task), version)
+    version = await change(services, services.registry.activate, task, wanted.version, caller(request))
+    return version_answer(services.registry.task(task), version)
 
 
 @router.delete(
@@ -136,7 +141,7 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     dependencies=[needs("admin")],
 )
 async def retire(task: str, request: Request, services: ServicesHere) -> None:
-    await _change(services, services.registry.retire, task, _caller(request))
+    await change(services, services.registry.retire, task, caller(request))
 
 
 @router.delete(
@@ -147,23 +152,24 @@ async def retire(task: str, request: Request, services: ServicesHere) -> None:
     dependencies=[needs("admin")],
 )
 async def delete(task: str, version: int, request: Request, services: ServicesHere) -> None:
-    await _change(services, services.registry.delete, task, version, _caller(request))
+    await change(services, services.registry.delete, task, version, caller(request))
 
 
-async def _change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+async def change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Runs a change of the registry beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(services.changes, partial(change, *arguments, **named))
 
 
-def _caller(request: Request) -> str:
+def caller(request: Request) -> str:
     """Who asks, for the log: a key's name, or where no keys are asked for, an address."""
     if request.state.key is None and request.client:
         return request.client.host
     return str(request.state.caller)
 
 
-def _version_answer(task: Task, version: Version) -> VersionAnswer:
-    state = "refused" if version.problem else "active" if version.number == task.active else "inactive"
+def version_answer(task: Task, version: Version) -> VersionAnswer:
+    roles = {task.active: "active", task.candidate.version if task.candidate else None: "candidate"}
+    state = "refused" if version.problem else roles.get(version.number, "inactive")
     return VersionAnswer(
         task=task.name,
         version=version.number,
@@ -172,6 +178,37 @@ def _version_answer(task: Task, version: Version) -> VersionAnswer:
         state=state,
         problem=version.problem,
         proof=version.proof,
+    )
+
+
+def adapter_answer(services: Services, task: Task) -> AdapterAnswer:
+    trial = services.trials.of(task.name)
+    return AdapterAnswer(
+        task=task.name,
+        active=task.active,
+        candidate=_candidate_answer(trial) if trial is not None else None,
+        versions=[version_answer(task, version) for _, version in sorted(task.versions.items())],
+    )
+
+
+def _candidate_answer(trial: Trial) -> CandidateAnswer:
+    return CandidateAnswer(
+        **trial.candidate.model_dump(),
+        since=trial.since,
+        compared=trial.compared,
+        agreed=trial.inputs["agreed"],
+        agreement=trial.agreement,
+        failed=trial.inputs["failed"],
+        dropped=trial.inputs["dropped"],
+        seen={
+            role: SeenAnswer(
+                version=seen.version,
+                requests=seen.requests,
+                failed=seen.failed,
+                latency=Latency(p50=seen.latency(0.5), p95=seen.latency(0.95)),
+            )
+            for role, seen in trial.seen.items()
+        },
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import Request
 
 from service.adapters.manifest import MAX_LABELS, Manifest
-from service.api.account import Usage, account_of
+from service.api.account import Account, Usage, account_of
 from service.api.schemas import Parameters, QuestionInput, TextInput
 from service.api.services import Services
 from service.engine.bank import Resident
@@ -65,7 +65,7 @@ async def find(services: Services, task: str, version: int | None = None) -> Res
 
 
 async def answer(
-    request: Request,
+    request: Request | None,
     services: Services,
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
@@ -73,13 +73,16 @@ async def answer(
 ) -> list[Answered]:
     """What each task answers to the inputs, in the tasks' order; all in one job.
 
+    Args:
+        request: of the caller who waits; None: nobody does, and the engine does it where it has room.
+
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
         TooLarge: there are more inputs, or scores to give, than in one request.
         Overloaded, EngineFault, CallerLeft
     """
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
-    account = account_of(request)
+    account = account_of(request) if request is not None else Account()
     asked = await _read(services.base, residents, given)
     account.usage = [Usage(one.task, len(one.readings), one.tokens, one.truncated) for one in asked]
     if not parameters.truncate:
@@ -87,7 +90,8 @@ async def answer(
     # By input, then by task: rows of one text stand together, and share what their tasks have in common.
     order = [(number, one) for number in range(len(inputs)) for one in asked]
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
-    outputs = await _while_awaited(request, services.runner.submit(rows, course=account.course))
+    future = services.runner.submit(rows, spare=request is None, course=account.course)
+    outputs = await (_while_awaited(request, future) if request is not None else asyncio.wrap_future(future))
 
     def decoded() -> list[Answered]:
         left = iter(outputs)

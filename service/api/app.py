@@ -9,7 +9,7 @@ import torch
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import adapters, operations, predict, problems, reference
+from service.api import adapters, candidates, operations, predict, problems, reference
 from service.api.guard import Guard
 from service.api.keys import Keyring
 from service.api.protocols import embeddings, inference, repository
@@ -47,7 +47,7 @@ def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
     app.state.services = services
     app.add_middleware(Guard, services)
     problems.install(app)
-    for part in (predict, adapters, operations, inference, repository, embeddings, reference):
+    for part in (predict, adapters, candidates, operations, inference, repository, embeddings, reference):
         app.include_router(part.router)
     return app
 
@@ -65,6 +65,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         finally:
             if following:
                 following.cancel()
+            await services.shadows.end()
             await asyncio.to_thread(services.runner.stop, services.settings.stop_seconds)
             services.changes.shutdown()
             services.registry.close()

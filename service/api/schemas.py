@@ -1,14 +1,17 @@
 """What goes over the wire: requests as they are checked, answers as they are documented."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.adapters.manifest import KindName
+from service.api.trials import WINDOW
 from service.registry.log import Entry
 from service.registry.proof import Proof
+from service.registry.release import Mode, Role
 from service.strict import Strict
 
 
@@ -100,6 +103,24 @@ class ActivateRequest(_Request):
     version: int = Field(ge=1)
 
 
+class CandidateRequest(_Request):
+    version: int = Field(ge=1, description="of the task; the candidate that stands, or where none does, any other")
+    mode: Mode = Field(description="shadow: the active version answers all; share: the candidate answers its share")
+    share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of the requests, those that fall to the candidate: both versions score them; needed for mode "
+        "share, else all when left out",
+    )
+
+    @model_validator(mode="after")
+    def _share_is_said(self) -> Self:
+        if self.mode == "share" and self.share is None:
+            raise PydanticCustomError("no_share", "Mode share needs a share, 0 to 1")
+        return self
+
+
 class Usage(BaseModel):
     tokens: int = Field(description="tokens run, special ones included")
     truncated: int = Field(description="inputs that were cut")
@@ -142,7 +163,7 @@ class VersionAnswer(BaseModel):
     version: int
     digest: str
     bytes: int
-    state: Literal["active", "inactive", "refused"]
+    state: Literal["active", "candidate", "inactive", "refused"]
     problem: str | None = None
     proof: Proof | None = Field(default=None, description="null: found in the store, proved when it is to be activated")
 
@@ -152,9 +173,39 @@ class LogAnswer(BaseModel):
     entries: list[Entry] = Field(description="every change, the oldest first")
 
 
+class Latency(BaseModel):
+    """Of a request's texts to its answers, in seconds; null before the first."""
+
+    p50: float | None
+    p95: float | None
+
+
+class SeenAnswer(BaseModel):
+    version: int
+    requests: int = Field(description="answered, or scored in the shadow")
+    failed: int = Field(description="of these")
+    latency: Latency = Field(description=f"over the last {WINDOW} that did not fail")
+
+
+class CandidateAnswer(BaseModel):
+    """Counts are of this process since `since`, of requests that named no version."""
+
+    version: int
+    mode: Mode
+    share: float = Field(description="of the requests: those that fall to the candidate")
+    since: datetime
+    compared: int = Field(description="inputs that both versions answered")
+    agreed: int = Field(description="of these, where the answers come to the same")
+    agreement: float | None = Field(description="agreed / compared; null before the first")
+    failed: int = Field(description="inputs that the version in the shadow could not answer")
+    dropped: int = Field(description="inputs that were not compared, since the engine had no room")
+    seen: dict[Role, SeenAnswer]
+
+
 class AdapterAnswer(BaseModel):
     task: str
     active: int | None
+    candidate: CandidateAnswer | None = Field(description="null: no release is under way")
     versions: list[VersionAnswer]
 
 

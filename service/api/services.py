@@ -13,6 +13,8 @@ from fastapi import Depends, Request
 from service import __version__
 from service.api.keys import Keyring, KeysFile
 from service.api.lifecycle import Lifecycle
+from service.api.shadows import Shadows
+from service.api.trials import Trials
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
@@ -36,6 +38,8 @@ class Services:
     base: BaseModel
     registry: Registry
     runner: Runner
+    trials: Trials
+    shadows: Shadows
     uploads: Semaphore  # one place for each upload under way
     changes: Executor  # of the registry: room for each upload, which waits for the engine, and for one that does not
 
@@ -78,6 +82,8 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
         base=base,
         registry=registry,
         runner=runner,
+        trials=Trials(registry, metrics),
+        shadows=Shadows(),
         uploads=Semaphore(settings.uploads),
         changes=ThreadPoolExecutor(settings.uploads + 1, "registry"),
     )

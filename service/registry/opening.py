@@ -48,12 +48,13 @@ def clear(store: FolderStore, name: str, numbers: Iterable[int]) -> None:
 
 def _task(name: str, numbers: Collection[int], state: State, loader: Loader, bank: Bank) -> Task:
     """The state may name a version that is not there."""
-    named = set() if state.active is None else {state.active}
+    candidate = state.candidate.version if state.candidate is not None else None
+    named = {number for number in (state.active, candidate) if number is not None}
     proved, versions = proofs(state.log), dict[int, Version]()
     for number in sorted({*numbers, *named} - deleted(state.log)):
-        version = _examine(name, number, loader, bank if number in named else None)
+        version = _examine(name, number, loader, bank if number == state.active else None)
         versions[number] = replace(version, proof=proved.get((number, version.digest)))
-    return Task(name, versions, state.active, max([state.last, *versions]), state.log)
+    return Task(name, versions, state.active, state.candidate, max([state.last, *versions]), state.log)
 
 
 def _unknown_state(name: str, numbers: Collection[int], problem: str, loader: Loader) -> Task:

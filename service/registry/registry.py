@@ -12,13 +12,15 @@ from service.adapters.file import Header
 from service.adapters.manifest import TASK_NAME, TASK_NAME_WORDS
 from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel
-from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownTask, UnknownVersion
+from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownCandidate, UnknownTask, UnknownVersion
 from service.metrics import Metrics
 from service.registry.loader import Loader, Whole, refused
+from service.registry.log import Did
 from service.registry.opening import clear, found_tasks
 from service.registry.proof import Proof, Prover, Run
+from service.registry.release import Candidate, Standing
 from service.registry.store import FolderStore, State
-from service.registry.versions import Task, Version
+from service.registry.versions import Task, Version, check_alike
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +126,11 @@ class Registry:
         """Whether a version is in memory. Asking does not count as use."""
         return name == BARE_TASK or self._bank.holds(name, number)
 
+    def standing(self, name: str) -> Standing | None:
+        """The release of `name` that is under way, if there is one."""
+        task = self._tasks.get(name)
+        return task.standing if task is not None else None
+
     def upload(self, name: str, data: bytes, activate: bool = True, by: str = "-") -> tuple[Version, bool]:
         """Judges and proves a file, keeps it durably, and serves it.
 
@@ -136,7 +143,7 @@ class Registry:
         Raises:
             BadInput: no task may have this name.
             BadAdapter: the file is refused; nothing has changed.
-            Conflict: the name belongs to the bare base.
+            Conflict: the name belongs to the bare base, or the task has a candidate of another kind.
             BadStore: the store could not be written; nothing has changed.
             Overloaded, EngineFault: it could not be proved; nothing has changed.
         """
@@ -162,20 +169,61 @@ class Registry:
 
         Raises:
             UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+            Conflict: the task has a candidate of another kind.
         """
         version = self._version(self.task(name), number)
         if number == self.task(name).active:
             return version
-        if version.proof is not None:
-            resident = self._bank.get(name, number) or self._loader.load(name, version)
-        else:
-            whole = self._loader.judge_stored(name, number)
-            version, resident = replace(whole.version, proof=self._prove(whole)), whole.resident
+        version, resident = self._proved(name, version)
         with self._changing:
             task = self.task(name)
             self._version(task, number)  # still there
             self._activate(task, version, resident, by)
             return version
+
+    def nominate(self, name: str, candidate: Candidate, by: str = "-") -> Task:
+        """Has a version stand beside the active one, or changes the mode and share of the one that does.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+            Conflict: it is the active one, another one is the candidate, or it is of another kind.
+        """
+        self._check_nominated(self.task(name), candidate)
+        version, resident = self._proved(name, self._version(self.task(name), candidate.version))
+        with self._changing:
+            task = self.task(name)
+            self._check_nominated(task, candidate)
+            if task.candidate != candidate:
+                before, task = task.active, replace(task.having(version), candidate=candidate)
+                self._commit(task.logged("nominate", by, before, version))
+                self._bank.keep(name, resident)
+            return self.task(name)
+
+    def promote(self, name: str, by: str = "-") -> Version:
+        """Makes the candidate the active version.
+
+        Raises:
+            UnknownTask, UnknownCandidate, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+        """
+        candidate = self._candidate(self.task(name))
+        version, resident = self._proved(name, self._version(self.task(name), candidate.version))
+        with self._changing:
+            task = self.task(name)
+            if self._candidate(task).version != version.number:
+                raise Conflict(f"task {name} has another candidate by now")
+            self._activate(task, version, resident, by, "promote")
+            return version
+
+    def abandon(self, name: str, by: str = "-") -> None:
+        """Ends a release: the active version answers as before, and the candidate stays as an inactive one.
+
+        Raises:
+            UnknownTask, UnknownCandidate, BadStore
+        """
+        with self._changing:
+            task = self.task(name)
+            version = task.versions[self._candidate(task).version]
+            self._commit(replace(task, candidate=None).logged("abandon", by, task.active, version))
 
     def retire(self, name: str, by: str = "-") -> None:
         """Serves the task no more and removes its files; its version numbers stay used.
@@ -186,14 +234,16 @@ class Registry:
         with self._changing:
             task = self.task(name)
             if task.versions:
-                retired = replace(task, active=None).without(*task.versions).logged("retire", by, task.active)
+                retired = (
+                    replace(task, active=None, candidate=None).without(*task.versions).logged("retire", by, task.active)
+                )
                 for version in task.versions.values():
                     retired = retired.logged("delete", by, None, version)
                 self._commit(retired)
                 self._clear(name, task.versions)
 
     def delete(self, name: str, number: int, by: str = "-") -> None:
-        """Removes one version that is not active.
+        """Removes one version that is neither active nor the candidate.
 
         Raises:
             UnknownTask, UnknownVersion, Conflict, BadStore
@@ -206,6 +256,8 @@ class Registry:
                 raise Conflict(
                     f"version {number} is the active one of task {name}; activate another, or retire the task"
                 )
+            if task.candidate is not None and number == task.candidate.version:
+                raise Conflict(f"version {number} is the candidate of task {name}; promote or abandon it first")
             self._commit(task.without(number).logged("delete", by, task.active, task.versions[number]))
             self._clear(name, [number])
 
@@ -275,6 +327,38 @@ class Registry:
         versions = (version for task in self._tasks.values() for version in task.versions.values())
         return [version for version in versions if version.problem is not None]
 
+    def _candidate(self, task: Task) -> Candidate:
+        if task.candidate is None:
+            raise UnknownCandidate(f"task {task.name} has no candidate")
+        return task.candidate
+
+    def _check_nominated(self, task: Task, candidate: Candidate) -> None:
+        """
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter, Conflict
+        """
+        number, standing = candidate.version, task.candidate
+        version = self._version(task, number)
+        active = task.versions[self._version(task, None).number]
+        if number == active.number:
+            raise Conflict(f"version {number} is the active one of task {task.name} already")
+        if standing is not None and standing.version != number:
+            raise Conflict(
+                f"version {standing.version} is the candidate of task {task.name}; promote or abandon it first"
+            )
+        check_alike(task.name, active, version)
+
+    def _proved(self, name: str, version: Version) -> tuple[Version, Resident]:
+        """A version of the store in memory; one that was never proved is proved first.
+
+        Raises:
+            UnknownVersion, BadStore, BadAdapter, Overloaded, EngineFault
+        """
+        if version.proof is not None:
+            return version, self._bank.get(name, version.number) or self._loader.load(name, version)
+        whole = self._loader.judge_stored(name, version.number)
+        return replace(whole.version, proof=self._prove(whole)), whole.resident
+
     def _served(self, name: str) -> bool:
         task = self._tasks[name]
         active = task.versions.get(task.active) if task.active is not None else None
@@ -285,11 +369,13 @@ class Registry:
 
     def _keep(self, task: Task, data: bytes, whole: Whole, proof: Proof, activate: bool, by: str) -> Version:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
+        if activate:
+            task.activated(whole.version)  # or it is refused, before anything is written
         # Without a state the new file, being the highest, would be served from its first moment on the disk.
         self._write_state(task)
         version = self._write(task.name, replace(whole.version, number=task.last + 1, proof=proof), data)
         kept = replace(task.having(version), last=version.number)
-        after = replace(kept, active=version.number) if activate else kept
+        after = kept.activated(version) if activate else kept
         resident = replace(whole.resident, version=version.number) if activate else None
         try:
             self._commit(after.logged("upload", by, task.active, version), resident)
@@ -307,10 +393,9 @@ class Registry:
                 log.warning("task %s: version %d was put into the store by hand; taking the next", name, version.number)
                 version = replace(version, number=version.number + 1)
 
-    def _activate(self, task: Task, version: Version, resident: Resident, by: str) -> None:
+    def _activate(self, task: Task, version: Version, resident: Resident, by: str, did: Did = "activate") -> None:
         if version.number != task.active:
-            after = replace(task.having(version), active=version.number)
-            self._commit(after.logged("activate", by, task.active, version), resident)
+            self._commit(task.activated(version).logged(did, by, task.active, version), resident)
 
     def _commit(self, task: Task, served: Resident | None = None) -> None:
         """The one moment of a change: the state with its log entry reaches the disk, and then memory.
@@ -327,7 +412,9 @@ class Registry:
             self._bank.serve(task.name, served)
 
     def _write_state(self, task: Task) -> None:
-        self._store.write_state(task.name, State(active=task.active, last=task.last, log=task.log))
+        self._store.write_state(
+            task.name, State(active=task.active, candidate=task.candidate, last=task.last, log=task.log)
+        )
 
     def _clear(self, name: str, numbers: Collection[int]) -> None:
         """Lets go of what the log now calls deleted; last, so that who loads it later sees that it has gone."""

@@ -1,7 +1,8 @@
 """The store: a folder whose files are the truth about what is served.
 
     <task>-<version>.safetensors   one adapter version, never changed once it is there
-    <task>.json                    {"active": version or null, "last": highest version ever given, "log": [changes]}
+    <task>.json                    {"active": version or null, "candidate": what is tried out beside it or null,
+                                    "last": highest version ever given, "log": [changes]}
 
 A task without its .json serves its highest version: copying a file into the folder is a way to install it.
 Every write goes to a temporary file first, reaches the disk, and takes its name in one step, so a kill at any moment
@@ -22,15 +23,16 @@ from io import BufferedReader
 from math import nan
 from pathlib import Path
 from shutil import disk_usage
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from weakref import finalize
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.adapters.file import HEAD_BYTES
 from service.adapters.manifest import TASK_NAME
 from service.errors import BadStore, UnknownVersion
 from service.registry.log import Log
+from service.registry.release import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,15 @@ class State(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     active: int | None = Field(ge=1)
+    candidate: Candidate | None = None
     last: int = Field(ge=0)
     log: Log = ()
+
+    @model_validator(mode="after")
+    def _refuse_a_candidate_alone(self) -> Self:
+        if self.candidate is not None and self.active in (None, self.candidate.version):
+            raise ValueError("a candidate stands beside another version that is active")
+        return self
 
 
 class Look(NamedTuple):

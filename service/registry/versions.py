@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 
 from service.adapters.file import Header
 from service.adapters.manifest import Manifest
+from service.errors import Conflict
 from service.registry.log import Did, Entry, Log
 from service.registry.proof import Proof
+from service.registry.release import Candidate, Standing
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Task:
     name: str
     versions: dict[int, Version] = field(default_factory=dict)
     active: int | None = None
+    candidate: Candidate | None = None  # only where there is an active version
     last: int = 0  # the highest number ever given; numbers are never used twice
     log: Log = ()
 
@@ -50,6 +53,26 @@ class Task:
     def without(self, *numbers: int) -> "Task":
         """The same without these versions."""
         return replace(self, versions={kept: one for kept, one in self.versions.items() if kept not in numbers})
+
+    @property
+    def standing(self) -> Standing | None:
+        """The release under way, if there is one."""
+        if self.active is None or self.candidate is None:
+            return None
+        return Standing(self.active, self.candidate)
+
+    def activated(self, version: Version) -> "Task":
+        """The same with this version active. A candidate stays, unless it is this one.
+
+        Raises:
+            Conflict: it is unlike the candidate that stays.
+        """
+        candidate = self.candidate
+        if candidate is not None and candidate.version == version.number:
+            candidate = None
+        if candidate is not None:
+            check_alike(self.name, version, self.versions[candidate.version])
+        return replace(self.having(version), active=version.number, candidate=candidate)
 
     def known(self, content: str) -> Version | None:
         """The version that has this digest, and can be served."""
@@ -66,6 +89,27 @@ class Task:
             digest=version.digest if version else None,
             before=before,
             after=self.active,
+            candidate=self.candidate,
             proof=version.proof if version and did != "delete" else None,
         )
         return replace(self, log=(*self.log, entry))
+
+
+def check_alike(task: str, active: Version, candidate: Version) -> None:
+    """
+    Raises:
+        Conflict: what one of them reads and answers, the other does not.
+    """
+    if (
+        active.manifest is None or candidate.manifest is None
+    ):  # it is not served, so callers of the other see none of it
+        return
+    forms = [
+        f"{'pairs of texts' if one.head.pair else 'a text'} for kind {one.kind}"
+        for one in (active.manifest, candidate.manifest)
+    ]
+    if forms[0] != forms[1]:
+        raise Conflict(
+            f"version {candidate.number} of task {task} reads {forms[1]}, version {active.number} {forms[0]}: neither "
+            "can be the other's candidate"
+        )

@@ -38,17 +38,20 @@ class Runner:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row], apart: bool = False, course: Course | None = None) -> Future[list[Floats]]:
+    def submit(
+        self, rows: Sequence[Row], apart: bool = False, spare: bool = False, course: Course | None = None
+    ) -> Future[list[Floats]]:
         """Queues one request's rows; the future brings their raw outputs, in order.
 
         Args:
             apart: in batches of their own.
+            spare: only if little waits (`Scheduler.admit`).
             course: is told when they wait and run.
 
         Raises:
             Overloaded: the queue is full, or the service is stopping.
         """
-        job = Job(rows, self._clock(), apart, course)
+        job = Job(rows, self._clock(), apart, spare, course)
         with self._ready:
             if self._ended:
                 raise EngineFault("the engine has ended; the service must be started again")

@@ -18,6 +18,10 @@ class Waiting(Protocol):
     def apart(self) -> bool:
         """Whether its rows share no batch with other jobs'."""
 
+    @property
+    def spare(self) -> bool:
+        """Whether nobody waits for it."""
+
     def ended(self) -> bool:
         """Whether its remaining rows can be dropped."""
 
@@ -62,12 +66,15 @@ class Scheduler(Generic[J]):
         """Queues a job.
 
         A job counts with half the queue at most, so nothing that the service accepts in size is refused for ever, and
-        one large job leaves room for small ones.
+        one large job leaves room for small ones. A spare job is taken only if nothing waits, or all that does fits into
+        a batch with it; and it turns no other away.
 
         Raises:
-            Overloaded: the queue would hold more than its limit.
+            Overloaded: the queue would hold more than its limit; with a spare job, more than a batch.
         """
         entry = _Entry(job)
+        if job.spare and self.queued_tokens and self.queued_tokens + entry.left > self._batch_tokens:
+            raise Overloaded(f"{self.queued_tokens} tokens are waiting, and nobody waits for {entry.left} more")
         if self._too_much(entry):
             self._drop_ended()  # work that was given up turns no other away
         if self._too_much(entry):
@@ -126,7 +133,7 @@ class Scheduler(Generic[J]):
         return taken
 
     def _too_much(self, entry: _Entry[J]) -> bool:
-        held = sum(min(other.left, self._most_held) for other in self._entries)
+        held = sum(min(other.left, self._most_held) for other in self._entries if not other.job.spare)
         return bool(self._entries) and held + min(entry.left, self._most_held) > self._queue_tokens
 
     def _drop_ended(self) -> None:

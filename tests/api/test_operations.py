@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.schemas import ActivateRequest, PredictManyRequest, PredictRequest
+from service.api.schemas import ActivateRequest, CandidateRequest, PredictManyRequest, PredictRequest
 from service.engine.base_model import BaseModel
 from service.serving.runner import Runner
 from tests.api.harness import JSON, Harness, assert_problem, harness
@@ -26,6 +26,9 @@ ROUTES = {
     ("get", "/adapters/{task}/versions/{version}"),
     ("delete", "/adapters/{task}/versions/{version}"),
     ("post", "/adapters/{task}/activate"),
+    ("post", "/adapters/{task}/candidate"),
+    ("delete", "/adapters/{task}/candidate"),
+    ("post", "/adapters/{task}/candidate/promote"),
     ("get", "/stats"),
     ("get", "/healthz"),
     ("get", "/readyz"),
@@ -223,6 +226,7 @@ def test_the_documents_examples_are_answered(service: Harness, tiny_base: BaseMo
         ("/predict/{task}", PredictRequest),
         ("/predict", PredictManyRequest),
         ("/adapters/{task}/activate", ActivateRequest),
+        ("/adapters/{task}/candidate", CandidateRequest),
     ],
 )
 def test_the_document_shows_every_field_of_a_body(service: Harness, path: str, model: type[Any]) -> None:

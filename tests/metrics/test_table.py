@@ -128,4 +128,4 @@ def test_the_process_rows_are_what_the_library_adds() -> None:
 
 
 def test_labels_that_anyone_can_make_up_are_bounded() -> None:
-    assert {label for row in ROWS for label in row.labels} <= {"task", "outcome", "code", "kind", "method"}
+    assert {label for row in ROWS for label in row.labels} <= {"task", "outcome", "code", "kind", "method", "role"}

@@ -13,9 +13,10 @@ from service.serving.scheduler import Pick, Scheduler
 
 
 class FakeJob:
-    def __init__(self, *sizes: int, apart: bool = False) -> None:
+    def __init__(self, *sizes: int, apart: bool = False, spare: bool = False) -> None:
         self.sizes = sizes
         self.apart = apart
+        self.spare = spare
         self.given_up = False
 
     def ended(self) -> bool:
@@ -152,6 +153,25 @@ def test_work_that_was_given_up_turns_no_other_away() -> None:
     ended.given_up = True
     scheduler.admit(FakeJob(10))
     assert scheduler.queued_tokens == 20
+
+
+def test_a_spare_job_is_taken_where_nothing_waits_or_all_fits_into_a_batch() -> None:
+    for waiting, spare in (([], [30, 30]), ([4], [3, 3])):
+        scheduler = queue([FakeJob(size) for size in waiting], batch_tokens=10)
+        scheduler.admit(FakeJob(*spare, spare=True))
+        assert scheduler.queued_tokens == sum(waiting) + sum(spare)
+    with pytest.raises(Overloaded, match="10 tokens are waiting, and nobody waits for 1 more"):
+        scheduler.admit(FakeJob(1, spare=True))
+    assert scheduler.queued_tokens == 10
+
+
+def test_a_spare_job_turns_no_other_away() -> None:
+    for spare in ([], [FakeJob(10, spare=True)]):
+        scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
+        for job in (*spare, FakeJob(10), FakeJob(10)):
+            scheduler.admit(job)
+        with pytest.raises(Overloaded):
+            scheduler.admit(FakeJob(1))
 
 
 @given(st.lists(st.tuples(ROWS, st.booleans()), min_size=1, max_size=8), BUDGETS)

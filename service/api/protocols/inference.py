@@ -12,11 +12,12 @@ from service import __version__
 from service.api import operations
 from service.api.access import needs
 from service.api.account import counted
-from service.api.answering import Answered, answer, find
+from service.api.answering import Answered
 from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
 from service.api.protocols.errors import InferenceError
 from service.api.protocols.models import answered, chosen, inputs_from, inputs_of, outputs_of
 from service.api.protocols.tensors import InputTensor, Name, OutputTensor, read_texts
+from service.api.routing import SERVED, StickyKey, answer_routed, headers, route
 from service.api.schemas import Parameters
 from service.api.services import Services, ServicesHere
 from service.engine.bank import BARE_TASK
@@ -129,7 +130,7 @@ async def model(task: str, services: ServicesHere, version: int | None = None) -
 
 INFER: Mapping[str, Any] = {
     "response_model": InferAnswer,
-    "responses": refusals(400, 404, 413, 415, 422, 500, 503),
+    "responses": {200: {"headers": SERVED}, **refusals(400, 404, 413, 415, 422, 500, 503)},
     "openapi_extra": body_schema(InferRequest),
     "dependencies": [needs("predict")],
 }
@@ -137,16 +138,25 @@ INFER: Mapping[str, Any] = {
 
 @router.post("/models/{task}/infer", **INFER, summary="Answer texts with one task")
 @router.post("/models/{task}/versions/{version}/infer", **INFER, summary="The same by a version")
-async def infer(task: str, request: Request, services: ServicesHere, version: int | None = None) -> Response:
+async def infer(
+    task: str,
+    request: Request,
+    services: ServicesHere,
+    version: int | None = None,
+    sticky_key: StickyKey = None,
+) -> Response:
     with counted(request, services) as tasks:
         wanted, binary = await read_inference(request, InferRequest, services.settings)
-        resident = await find(services, task, version)
+        manifest = services.registry.version(task, version).manifest
+        assert manifest is not None  # it is served
         tasks.append(task)
-        outputs = chosen(resident.manifest, [one.name for one in wanted.outputs or ()])
-        inputs = inputs_from(resident.manifest, read_texts(wanted.inputs, binary))
+        # A candidate reads and answers as the active version does.
+        outputs = chosen(manifest, [one.name for one in wanted.outputs or ()])
+        inputs = inputs_from(manifest, read_texts(wanted.inputs, binary))
         parameters = Parameters(truncate=wanted.parameters.truncate)
-        [found] = await answer(request, services, {task: resident}, inputs, parameters)
-        return _response(wanted, found, answered(resident.manifest, outputs, found.predictions))
+        routes = {task: await route(services, task, inputs, sticky_key, version)}
+        [found] = await answer_routed(request, services, routes, inputs, parameters)
+        return _response(wanted, found, answered(found.asked.resident.manifest, outputs, found.predictions))
 
 
 def _response(wanted: InferRequest, found: Answered, tensors: Sequence[OutputTensor]) -> Response:
@@ -174,8 +184,8 @@ def _response(wanted: InferRequest, found: Answered, tensors: Sequence[OutputTen
         }
     )
     if not rest:
-        return Response(head, media_type=JSON)
-    return Response(b"".join([head, *rest]), media_type=BYTES, headers={JSON_LENGTH: str(len(head))})
+        return Response(head, media_type=JSON, headers=headers(found))
+    return Response(b"".join([head, *rest]), media_type=BYTES, headers={JSON_LENGTH: str(len(head)), **headers(found)})
 
 
 def _versions(services: Services, task: str) -> Sequence[Version]:
