@@ -32,7 +32,7 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
         resident = await find(services, task, wanted.parameters.version)
         tasks.append(task)
@@ -48,7 +48,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
         check_tasks(request, wanted.tasks)
         residents = {task: await find(services, task) for task in wanted.tasks}

@@ -95,14 +95,14 @@ async def server() -> ServerAnswer:
 
 
 @router.get("/health/live", summary="As /healthz")
-async def live(services: ServicesHere) -> Response:
-    status = (await operations.healthz(services)).status_code
+async def live(request: Request, services: ServicesHere) -> Response:
+    status = (await operations.healthz(request, services)).status_code
     return JSONResponse({"live": status == 200}, status)
 
 
 @router.get("/health/ready", summary="As /readyz")
-async def ready(services: ServicesHere) -> Response:
-    status = (await operations.readyz(services)).status_code
+async def ready(request: Request, services: ServicesHere) -> Response:
+    status = (await operations.readyz(request, services)).status_code
     return JSONResponse({"ready": status == 200}, status)
 
 
@@ -138,7 +138,7 @@ INFER: Mapping[str, Any] = {
 @router.post("/models/{task}/infer", **INFER, summary="Answer texts with one task")
 @router.post("/models/{task}/versions/{version}/infer", **INFER, summary="The same by a version")
 async def infer(task: str, request: Request, services: ServicesHere, version: int | None = None) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted, binary = await read_inference(request, InferRequest, services.settings)
         resident = await find(services, task, version)
         tasks.append(task)
