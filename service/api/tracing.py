@@ -32,15 +32,15 @@ def exporting_provider() -> TracerProvider:
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider as Provider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise NotInstalled(
             "traces need OpenTelemetry's SDK and exporter: pip install 'rootstock[telemetry]'"
         ) from error
-    # The variables OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES beat this.
-    named = Resource({"service.name": "rootstock", "service.version": __version__}).merge(Resource.create())
+    ours = Resource.create({"service.name": "rootstock", "service.version": __version__})
+    named = ours.merge(OTELResourceDetector().detect())  # what the variables name beats ours
     provider = Provider(resource=named)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
