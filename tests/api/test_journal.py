@@ -93,7 +93,7 @@ def test_a_callers_id_is_kept(service: Harness, given: str) -> None:
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", "a;b", "-", "<script>", "a\tb"])
 def test_an_id_that_may_not_stand_in_a_log_is_replaced(service: Harness, given: str) -> None:
-    answer = service.http.get("/tasks/nobody", headers={"X-Request-Id": given.encode()})
+    answer = service.http.get("/tasks/nobody", headers={b"X-Request-Id": given.encode()})
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-Id"])
     assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
 
