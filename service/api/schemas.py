@@ -234,10 +234,14 @@ class StatsAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`."""
+    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`.
+
+    `request_id` is the request's in the log and in the header X-Request-Id.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     code: str
+    request_id: str
