@@ -29,6 +29,9 @@ class Settings(BaseModel):
         ),
     ] = ""
     metrics_open: Annotated[bool, Field(description="answer /metrics without a key, also where there are keys")] = False
+    metrics_tasks: Annotated[
+        int, Field(ge=0, description="tasks with a label of their own in /metrics, the busiest; the rest share one")
+    ] = 50
     store: Annotated[Path, Field(description="folder of adapter files; made when it is not there")] = Path(
         "adapters_store"
     )

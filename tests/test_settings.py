@@ -22,6 +22,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "allow_anyone": ("true", True),
     "hosts": ("here,there", "here,there"),
     "metrics_open": ("true", True),
+    "metrics_tasks": ("7", 7),
     "store": ("some/folder", Path("some/folder")),
     "base_model": ("some/model", "some/model"),
     "device": ("cpu", "cpu"),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from typing import ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -66,7 +67,7 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
 async def upload(
     task: str, request: Request, response: Response, services: ServicesHere, activate: bool = True
 ) -> VersionAnswer:
-    outcome = "failed"
+    outcome, started = "failed", perf_counter()
     try:
         if services.uploads.locked():
             raise Overloaded(f"{services.settings.uploads} uploads are under way, the most at once")
@@ -74,6 +75,8 @@ async def upload(
             data = await read_file(request, services.settings)
             version, new = await change(services, services.registry.upload, task, data, activate, caller(request))
         outcome = "accepted" if new else "known"
+        if new:
+            services.metrics.upload_seconds.observe(perf_counter() - started)
     except RootstockError as error:
         outcome = error.code
         raise

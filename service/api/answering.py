@@ -3,20 +3,19 @@
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 from fastapi import Request
 
 from service.adapters.manifest import MAX_LABELS, Manifest
+from service.api.account import Account, Usage
 from service.api.schemas import Parameters, QuestionInput, TextInput
 from service.api.services import Services
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Row
-from service.errors import BadInput, CallerLeft, EngineFault, RootstockError, TooLarge
+from service.errors import BadInput, CallerLeft, EngineFault, TooLarge
 from service.tasks import Floats, Given, Prediction, Reading, read_for, reading_settings
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
@@ -65,41 +64,19 @@ async def find(services: Services, task: str, version: int | None = None) -> Res
     return await asyncio.shield(asyncio.wrap_future(services.registry.fetch(task, version)))
 
 
-@contextmanager
-def counted(services: Services) -> Iterator[list[str]]:
-    """Counts a request by its outcome, under each task that is put into the list.
-
-    Only tasks that are served: a label of its own for every name that anyone makes up would fill the metrics.
-    """
-    started = perf_counter()
-    outcome = "failed"
-    tasks: list[str] = []
-    try:
-        yield tasks
-        outcome = "answered"
-    except RootstockError as error:
-        outcome = error.code
-        raise
-    except asyncio.CancelledError:
-        outcome = "cancelled"
-        raise
-    finally:
-        for task in tasks or [""]:
-            services.metrics.requests.labels(task, outcome).inc()
-        services.metrics.request_seconds.observe(perf_counter() - started)
-
-
 async def answer(
     request: Request | None,
     services: Services,
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
     parameters: Parameters,
+    account: Account,
 ) -> list[Answered]:
     """What each task answers to the inputs, in the tasks' order; all in one job.
 
     Args:
-        request: of the caller who waits; None: nobody does, and the engine does it where it has room.
+        request: of the caller who waits; None: nobody does, and others go first.
+        account: what it takes is noted there.
 
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
@@ -108,12 +85,13 @@ async def answer(
     """
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
     asked = await _read(services.base, residents, given)
+    account.usage = [Usage(one.task, len(one.readings), one.tokens, one.truncated) for one in asked]
     if not parameters.truncate:
         _refuse_truncated(asked)
     # By input, then by task: rows of one text stand together, and share what their tasks have in common.
     order = [(number, one) for number in range(len(inputs)) for one in asked]
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
-    future = services.runner.submit(rows, spare=request is None)
+    future = services.runner.submit(rows, spare=request is None, course=account.course)
     outputs = await (_while_awaited(request, future) if request is not None else asyncio.wrap_future(future))
 
     def decoded() -> list[Answered]:

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
 from service.api.access import NOBODY
+from service.api.account import Account
 from service.api.keys import Key
 from service.api.services import Services
 from service.errors import CrossOrigin, Misdirected, RootstockError, Stopping, Unauthenticated
@@ -32,6 +33,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})["account"] = Account()
 
         async def send_headed(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,5 +1,7 @@
 """For those who run the service: health, metrics, and what everything costs."""
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -34,8 +36,8 @@ async def readyz(services: ServicesHere) -> Response:
 
 @router.get("/metrics", response_class=Response, summary="Prometheus", dependencies=[needs("metrics")])
 async def metrics(services: ServicesHere) -> Response:
-    services.trials.refresh()
-    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    rendered = await asyncio.to_thread(services.metrics.render)
+    return Response(rendered, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/stats", summary="What the tasks cost: |w| + Σ|v| beside N·|w|", dependencies=[needs()])

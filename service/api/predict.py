@@ -8,7 +8,8 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 
 from service.api.access import check_tasks, needs
-from service.api.answering import Answered, Sent, counted
+from service.api.account import counted
+from service.api.answering import Answered, Sent
 from service.api.body import body_schema, read_json
 from service.api.problems import documented
 from service.api.routing import SERVED, StickyKey, answer_routed, headers, route
@@ -26,7 +27,7 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
-    with counted(services) as tasks:
+    with counted(request, services) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
         inputs = _listed(wanted.inputs)
         routes = {task: await route(services, task, inputs, sticky_key, wanted.parameters.version)}
@@ -43,7 +44,7 @@ async def predict(task: str, request: Request, services: ServicesHere, sticky_ke
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
-    with counted(services) as tasks:
+    with counted(request, services) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
         check_tasks(request, wanted.tasks)
         inputs = _listed(wanted.inputs)

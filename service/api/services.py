@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from fastapi import Depends, Request
 
+from service import __version__
 from service.api.keys import Keyring, KeysFile
 from service.api.lifecycle import Lifecycle
 from service.api.shadows import Shadows
@@ -55,10 +56,9 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     keyring = Keyring(KeysFile(Path(settings.keys_file))) if settings.keys_file else None
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    metrics = Metrics()
+    metrics = Metrics(settings.metrics_tasks)
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
-    metrics.base_parameters.set(base.parameters)
-    bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned))
+    bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
     runner = Runner(Engine(base), Scheduler[Job](settings.batch_tokens, settings.queue_tokens), metrics)
     registry = Registry(
         base, FolderStore(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
@@ -66,13 +66,17 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     registry.open()
     tasks = len(registry.names()) - 1
     kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
+    lifecycle = Lifecycle()
+    _describe(metrics, settings, base)
+    metrics.under_way.set_function(lambda: lifecycle.requests)
+    metrics.ready.set_function(lambda: not lifecycle.stopping and runner.busy_seconds() is not None)
     log.info(
         "base %s in %s by %s; store %s, %d tasks",
         base.name, base.precision, kernels, settings.store.resolve(), tasks,
     )  # fmt: skip
     return Services(
         settings=settings,
-        lifecycle=Lifecycle(),
+        lifecycle=lifecycle,
         keyring=keyring,
         metrics=metrics,
         base=base,
@@ -82,6 +86,22 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
         shadows=Shadows(),
         uploads=Semaphore(settings.uploads),
         changes=ThreadPoolExecutor(settings.uploads + 1, "registry"),
+    )
+
+
+def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
+    """What the metrics say of a service from its start on."""
+    metrics.base_parameters.set(base.parameters)
+    metrics.base_bytes.set(base.bytes)
+    metrics.queue_limit.set(settings.queue_tokens)
+    metrics.build.info(
+        {
+            "version": __version__,
+            "base": base.name,
+            "dtype": base.precision,
+            "device": str(base.device),
+            "kernels": "own" if base.weights.native is not None else "torch",
+        }
     )
 
 

@@ -35,8 +35,13 @@ class Registry:
         self._bare = bare_resident(base)
         self._tasks: dict[str, Task] = {}
         self._changing = Lock()  # one change at a time; reads take no lock
+        self._metrics = metrics
+        metrics.tasks.set_function(lambda: len(self.served()))
+        metrics.refused_adapters.set_function(lambda: len(self._refused()))
         metrics.resident_adapters.set_function(lambda: len(list(bank)))
-        metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
+        metrics.resident_bytes.set_function(lambda: sum(resident.bytes for resident in bank))
+        metrics.adapter_parameters.set_function(lambda: sum(version.parameters for version in self.served()))
+        metrics.store_free_bytes.set_function(store.free_bytes)
 
     def open(self) -> None:
         """Loads what is active, and the headers of the rest."""
@@ -289,7 +294,8 @@ class Registry:
     def _load(self, name: str, number: int) -> Resident:
         """Takes a version of the store into memory; the tensors of one that was not served are judged only here."""
         try:
-            resident = self._loader.load(name, self._version(self.task(name), number))
+            with self._metrics.load_failures.count_exceptions(), self._metrics.load_seconds.time():
+                resident = self._loader.load(name, self._version(self.task(name), number))
         except BadAdapter as error:
             with self._changing:
                 self._refuse(name, number, error.detail)
@@ -347,6 +353,11 @@ class Registry:
             return version, self._bank.get(name, version.number) or self._loader.load(name, version)
         whole = self._loader.judge_stored(name, version.number)
         return replace(whole.version, proof=self._prove(whole)), whole.resident
+
+    def _refused(self) -> list[Version]:
+        """Versions that are there and cannot be served."""
+        versions = (version for task in self._tasks.values() for version in task.versions.values())
+        return [version for version in versions if version.problem is not None]
 
     def _served(self, name: str) -> bool:
         task = self._tasks[name]

@@ -20,7 +20,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from math import nan
 from pathlib import Path
+from shutil import disk_usage
 from typing import NamedTuple, Self
 from weakref import finalize
 
@@ -96,6 +98,13 @@ class FolderStore:
         """Lets another service have the folder."""
         if self._lock:
             self._lock()
+
+    def free_bytes(self) -> float:
+        """Room that is left on the disk; not a number where nobody can say."""
+        try:
+            return disk_usage(self._folder).free
+        except OSError:
+            return nan
 
     def versions(self) -> dict[str, list[int]]:
         """Every task's versions, lowest first."""

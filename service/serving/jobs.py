@@ -3,20 +3,58 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from service.engine.engine import Row
 from service.tasks import Floats
 
 
+@dataclass(eq=False)
+class Batch:
+    """One pass of the engine, shared by all whose rows were in it. Times are the runner's clock, seconds."""
+
+    started: float
+    ended: float
+    rows: int
+    tokens: int
+    adapters: int
+
+
+@dataclass(eq=False)
+class Course:
+    """When a job waited and ran: filled by the runner, read by who submitted it."""
+
+    admitted: float = 0.0
+    batches: list[Batch] = field(default_factory=list)  # that held rows of it, in order
+
+    @property
+    def queue_seconds(self) -> float:
+        """From admission to the first batch."""
+        return self.batches[0].started - self.admitted if self.batches else 0.0
+
+    @property
+    def engine_seconds(self) -> float:
+        """In batches."""
+        return sum(batch.ended - batch.started for batch in self.batches)
+
+
 class Job:
     """Filled row by row by the runner, possibly over several batches; ends once, with outputs or an error."""
 
-    def __init__(self, rows: Sequence[Row], admitted: float, apart: bool = False, spare: bool = False) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        admitted: float,
+        apart: bool = False,
+        spare: bool = False,
+        course: Course | None = None,
+    ) -> None:
         self.rows = rows
+        self.course = course or Course()
+        self.course.admitted = admitted
         self.apart = apart  # shares no batch: what nobody has proved yet may fail, and fails nobody else
         self.spare = spare  # nobody waits for it: it makes way
         self.sizes = [len(row.tokens) for row in rows]  # tokens a row; all the scheduler looks at
-        self.admitted = admitted  # the runner's clock, seconds
         self.future: Future[list[Floats]] = Future()
         self._outputs: dict[int, Floats] = {}
         if not rows:

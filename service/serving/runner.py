@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
@@ -9,7 +10,7 @@ from time import monotonic
 from service.engine.engine import Engine, Row
 from service.errors import EngineFault, Stopping
 from service.metrics import Metrics
-from service.serving.jobs import Job
+from service.serving.jobs import Batch, Course, Job
 from service.serving.scheduler import Pick, Scheduler
 from service.tasks import Floats
 
@@ -30,21 +31,27 @@ class Runner:
         self._batch_started: float | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
+        metrics.queued_jobs.set_function(lambda: len(scheduler))
+        metrics.engine_up.set_function(self._thread.is_alive)
+        metrics.running_seconds.set_function(lambda: self.busy_seconds() or 0.0)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row], apart: bool = False, spare: bool = False) -> Future[list[Floats]]:
+    def submit(
+        self, rows: Sequence[Row], apart: bool = False, spare: bool = False, course: Course | None = None
+    ) -> Future[list[Floats]]:
         """Queues one request's rows; the future brings their raw outputs, in order.
 
         Args:
             apart: in batches of their own.
-            spare: only if little waits (`Scheduler.admit`).
+            spare: nobody waits for them, and they wait for all others.
+            course: is told when they wait and run.
 
         Raises:
             Overloaded: the queue is full, or the service is stopping.
         """
-        job = Job(rows, self._clock(), apart, spare)
+        job = Job(rows, self._clock(), apart, spare, course)
         with self._ready:
             if self._ended:
                 raise EngineFault("the engine has ended; the service must be started again")
@@ -104,9 +111,10 @@ class Runner:
         started = self._clock()
         rows = [pick.job.rows[pick.row] for pick in picks]
         try:
-            self._observe(picks, rows, started)
             outputs = self._engine.run(rows)
-            self._metrics.batch_seconds.observe(self._clock() - started)
+            batch = self._observed(rows, started)
+            for job in dict.fromkeys(pick.job for pick in picks):
+                job.course.batches.append(batch)
             for pick, output in zip(picks, outputs, strict=True):
                 pick.job.fill(pick.row, output)
         except Exception as error:  # whatever it is, it ends these jobs and no others
@@ -117,15 +125,22 @@ class Runner:
                     EngineFault(f"the engine failed on the batch that held this request: {type(error).__name__}")
                 )
 
-    def _observe(self, picks: Sequence[Pick[Job]], rows: Sequence[Row], started: float) -> None:
-        tokens = sum(len(row.tokens) for row in rows)
-        self._metrics.tokens.inc(tokens)
-        self._metrics.batch_tokens.observe(tokens)
-        self._metrics.batch_rows.observe(len(rows))
-        self._metrics.batch_tasks.observe(len({row.resident for row in rows}))
-        for pick in picks:
-            if pick.row == 0:
-                self._metrics.queue_seconds.observe(started - pick.job.admitted)
+    def _observed(self, rows: Sequence[Row], started: float) -> Batch:
+        batch = Batch(
+            started,
+            self._clock(),
+            rows=len(rows),
+            tokens=sum(len(row.tokens) for row in rows),
+            adapters=len({row.resident for row in rows}),
+        )
+        self._metrics.batch_seconds.observe(batch.ended - batch.started)
+        self._metrics.batch_rows.observe(batch.rows)
+        self._metrics.batch_tokens.observe(batch.tokens)
+        self._metrics.batch_tasks.observe(batch.adapters)
+        self._metrics.tokens.inc(batch.tokens)
+        for (kind, method), count in Counter(map(_sort, rows)).items():
+            self._metrics.rows.labels(kind, method).inc(count)
+        return batch
 
     def _fail_all(self, error: Exception) -> None:
         """What waits, and what is in a batch that will never be answered."""
@@ -133,3 +148,9 @@ class Runner:
             left = [*self._scheduler.drain(), *(pick.job for pick in self._running)]
         for job in left:
             job.fail(error)
+
+
+def _sort(row: Row) -> tuple[str, str]:
+    """A row's kind and method."""
+    manifest = row.resident.manifest
+    return manifest.kind, manifest.method.name

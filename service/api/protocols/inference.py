@@ -11,7 +11,8 @@ from pydantic_core import to_json
 from service import __version__
 from service.api import operations
 from service.api.access import needs
-from service.api.answering import Answered, counted
+from service.api.account import counted
+from service.api.answering import Answered
 from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
 from service.api.protocols.errors import InferenceError
 from service.api.protocols.models import answered, chosen, inputs_from, inputs_of, outputs_of
@@ -144,7 +145,7 @@ async def infer(
     version: int | None = None,
     sticky_key: StickyKey = None,
 ) -> Response:
-    with counted(services) as tasks:
+    with counted(request, services) as tasks:
         wanted, binary = await read_inference(request, InferRequest, services.settings)
         manifest = services.registry.version(task, version).manifest
         assert manifest is not None  # it is served
