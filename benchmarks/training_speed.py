@@ -16,7 +16,8 @@ the mean and the deviation over the rounds.
 What differs on purpose, each side being as it comes:
 
     ours       trains the LayerNorms too, by its recipe but for the rate (averaged weights, Adam's β₂, weight decay),
-               computes in bfloat16 where the processor has it, packs rows of equal length without padding; a linear head on the tokens' mean
+               computes in bfloat16 where the processor has it, packs rows of equal length without padding; a linear
+               head on the tokens' mean
     theirs     trains the bottlenecks alone (Houlsby's, of the same size), in float32, pads each batch to its longest
                row; a head of two layers on the first token; no weight decay
 """

@@ -36,6 +36,7 @@ async def readyz(services: ServicesHere) -> Response:
 
 @router.get("/metrics", response_class=Response, summary="Prometheus", dependencies=[needs("metrics")])
 async def metrics(services: ServicesHere) -> Response:
+    services.trials.refresh()
     rendered = await asyncio.to_thread(services.metrics.render)
     return Response(rendered, media_type=CONTENT_TYPE_LATEST)
 

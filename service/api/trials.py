@@ -49,7 +49,7 @@ class Trial:
         self.since = datetime.now(UTC)
         self.seen: dict[Role, Seen] = {"active": Seen(active), "candidate": Seen(candidate.version)}
         self.inputs: dict[Outcome, int] = {"agreed": 0, "differed": 0, "failed": 0, "dropped": 0}
-        self._metrics = metrics
+        self._metrics: Metrics | None = metrics
 
     @property
     def versions(self) -> tuple[int, int]:
@@ -68,23 +68,30 @@ class Trial:
     def took(self, role: Role, seconds: float) -> None:
         """A version has scored a request."""
         self.seen[role].took(seconds)
-        with self._metrics.label(self.task) as label:
-            self._metrics.release_seconds.labels(label, role).observe(seconds)
+        if self._metrics is not None:
+            self._metrics.release_seconds.labels(self.task, role).observe(seconds)
 
     def fail(self, role: Role) -> None:
         self.seen[role].fail()
-        with self._metrics.label(self.task) as label:
-            self._metrics.release_failures.labels(label, role).inc()
+        if self._metrics is not None:
+            self._metrics.release_failures.labels(self.task, role).inc()
 
     def count(self, outcome: Outcome, inputs: int = 1) -> None:
         """What came of comparing so many inputs."""
         self.inputs[outcome] += inputs
-        with self._metrics.label(self.task) as label:
-            self._metrics.release_inputs.labels(label, outcome).inc(inputs)
+        if self._metrics is not None:
+            self._metrics.release_inputs.labels(self.task, outcome).inc(inputs)
+
+    def end(self) -> None:
+        """Its series are gone; what is still under way counts no more there."""
+        if self._metrics is not None:
+            for metric in (self._metrics.release_seconds, self._metrics.release_failures, self._metrics.release_inputs):
+                metric.remove_by_labels({"task": self.task})
+            self._metrics = None
 
 
 class Trials:
-    """One for each task that has a candidate and was asked since."""
+    """One for each task that has a candidate."""
 
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self._registry, self._metrics = registry, metrics
@@ -92,13 +99,18 @@ class Trials:
 
     def of(self, task: str) -> Trial | None:
         """The task's trial as it stands; None where it has no candidate."""
-        standing = self._registry.standing(task)
+        standing, trial = self._registry.standing(task), self._trials.get(task)
+        if trial is not None and (standing is None or trial.versions != (standing.active, standing.candidate.version)):
+            self._trials.pop(task).end()
+            trial = None
         if standing is None:
-            self._trials.pop(task, None)
             return None
-        trial = self._trials.get(task)
-        if trial is None or trial.versions != (standing.active, standing.candidate.version):
-            self._trials = {name: one for name, one in self._trials.items() if self._registry.standing(name)}
+        if trial is None:
             trial = self._trials[task] = Trial(task, standing.active, standing.candidate, self._metrics)
         trial.candidate = standing.candidate
         return trial
+
+    def refresh(self) -> None:
+        """Ends those whose task has no candidate any more."""
+        for task in [*self._trials]:
+            self.of(task)

@@ -40,10 +40,6 @@ class Row(Generic[M]):
         """The family's name in the exposition."""
         return f"{self.name}_info" if self.kind == "info" else self.name
 
-    @property
-    def by_task(self) -> bool:
-        return "task" in self.labels
-
     def make(self, registry: CollectorRegistry) -> M:
         options: dict[str, Any] = {"buckets": self.buckets} if self.buckets else {}
         return self.family(self.name, self.help, self.labels, registry=registry, **options)

@@ -18,7 +18,7 @@ TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536
 ROUND_SECONDS = 600.0  # after so long, the tasks that have a label of their own are chosen anew
 
 REQUESTS, ENGINE, ADAPTERS = Section("Requests"), Section("Engine"), Section("Adapters")
-RELEASES = Section("Releases")  # of tasks that have a candidate, while they have it
+RELEASES = Section("Gradual releases")  # of tasks that have a candidate, while they have it
 SERVICE, PROCESS_SECTION = Section("Service"), Section("Process")
 
 
@@ -105,14 +105,17 @@ class Metrics:
 
     release_seconds = RELEASES.histogram(
         "rootstock_release_seconds",
-        "Answering one request of a task that has a candidate, by the version's role, active or candidate: from its "
-        "texts to its answers, less the wait for the engine.",
+        "Answering one request, from its texts to its answers, less the wait for the engine; by version of tasks that "
+        "have a candidate.",
         "task",
         "role",
         buckets=SECONDS,
     )
     release_failures = RELEASES.counter(
-        "rootstock_release_failures_total", "Requests of those that failed, by the version's role.", "task", "role"
+        "rootstock_release_failures_total",
+        "Requests that failed, by version of tasks that have a candidate.",
+        "task",
+        "role",
     )
     release_inputs = RELEASES.counter(
         "rootstock_release_inputs_total",
@@ -164,16 +167,15 @@ class Metrics:
                 lost = self._change()
             collected = _Collected(list(self.registry.collect()))
             for task in lost:
-                for row in ROWS:
-                    if row.by_task:
-                        self.families[row.name].remove_by_labels({"task": task})
+                for row in BUSIEST:
+                    self.families[row.name].remove_by_labels({"task": task})
         return generate_latest(collected)
 
     def _change(self) -> list[str]:
         """Begins the series of tasks that got a label; gives those that lost theirs."""
         changes = self._busiest.choose()
         for _, task in changes:
-            for row in ROWS:
+            for row in BUSIEST:
                 if row.labels == ("task",):
                     self.families[row.name].labels(task)
         return [task for task, _ in changes]
@@ -192,6 +194,7 @@ class _Collected:
 
 
 ROWS: tuple[Row[Any], ...] = tuple(row for row in vars(Metrics).values() if isinstance(row, Row))
+BUSIEST = tuple(row for row in ROWS if row.section == REQUESTS.title and "task" in row.labels)  # and the rest as one
 
 # prometheus_client adds these by itself, on Linux.
 PROCESS: tuple[Row[Any], ...] = (

@@ -322,6 +322,11 @@ class Registry:
             raise BadAdapter(f"task {task.name} version {wanted} cannot be served: {version.problem}")
         return version
 
+    def _refused(self) -> list[Version]:
+        """Versions that are there and cannot be served."""
+        versions = (version for task in self._tasks.values() for version in task.versions.values())
+        return [version for version in versions if version.problem is not None]
+
     def _candidate(self, task: Task) -> Candidate:
         if task.candidate is None:
             raise UnknownCandidate(f"task {task.name} has no candidate")
@@ -353,11 +358,6 @@ class Registry:
             return version, self._bank.get(name, version.number) or self._loader.load(name, version)
         whole = self._loader.judge_stored(name, version.number)
         return replace(whole.version, proof=self._prove(whole)), whole.resident
-
-    def _refused(self) -> list[Version]:
-        """Versions that are there and cannot be served."""
-        versions = (version for task in self._tasks.values() for version in task.versions.values())
-        return [version for version in versions if version.problem is not None]
 
     def _served(self, name: str) -> bool:
         task = self._tasks[name]
