@@ -17,7 +17,7 @@ from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
 from service.metrics import Metrics
 from service.registry.registry import Registry
-from service.registry.store import FolderStore
+from service.registry.stores import open_store
 from service.serving.jobs import Job
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
@@ -57,14 +57,14 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned))
     runner = Runner(Engine(base), Scheduler[Job](settings.batch_tokens, settings.queue_tokens), metrics)
     registry = Registry(
-        base, FolderStore(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
+        base, open_store(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
     )
     registry.open()
     tasks = len(registry.names()) - 1
     kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
     log.info(
         "base %s in %s by %s; store %s, %d tasks",
-        base.name, base.precision, kernels, settings.store.resolve(), tasks,
+        base.name, base.precision, kernels, settings.store, tasks,
     )  # fmt: skip
     return Services(
         settings=settings,

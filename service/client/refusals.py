@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 
 from service.client.retry import retry_after
-from service.errors import Overloaded, RootstockError, ServiceUnreachable
+from service.errors import RootstockError, ServiceUnreachable
 
 
 def _tree(error: type[RootstockError]) -> Iterator[type[RootstockError]]:
@@ -26,7 +26,7 @@ def refusal(response: httpx2.Response, url: str) -> RootstockError:
     if not isinstance(problem, dict) or "code" not in problem:
         return foreign(url, f"{response.status_code} without a code")
     error = ERRORS.get(str(problem["code"]), RootstockError)(str(problem.get("detail", problem)))
-    if isinstance(error, Overloaded):
+    if error.retry_after is not None:
         error.retry_after = retry_after(response) or error.retry_after
     return error
 

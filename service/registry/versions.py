@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from service.adapters.file import Header
 from service.adapters.manifest import Manifest
 from service.registry.log import Did, Entry, Log
 from service.registry.proof import Proof
+from service.registry.store import Given, Kept, State
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,36 @@ class Version:
         return replace(self, header=None, problem=problem)
 
 
+class Behind(NamedTuple):
+    """Why another version answers here than the store's."""
+
+    version: int | None  # the one that does
+    reason: str
+
+
 @dataclass(frozen=True)
 class Task:
     """Immutable: readers take the one that stands, a change puts another in its place."""
 
     name: str
     versions: dict[int, Version] = field(default_factory=dict)
-    active: int | None = None
+    active: int | None = None  # as the store has it
     last: int = 0  # the highest number ever given; numbers are never used twice
-    log: Log = ()
+    log: Log = ()  # the latest entries
+    earlier: int = 0  # entries before those, which are in files of their own
+    kept: Kept | None = None  # the state that says this; None: the store has none
+    behind: Behind | None = None  # None: the active version answers
+
+    @property
+    def serving(self) -> int | None:
+        """The version that answers here."""
+        return self.behind.version if self.behind is not None else self.active
+
+    @property
+    def state(self) -> State:
+        """What the store is to remember."""
+        versions = {number: Given(digest=one.digest, proof=one.proof) for number, one in self.versions.items()}
+        return State(active=self.active, last=self.last, versions=versions, earlier=self.earlier, log=self.log)
 
     def having(self, version: Version) -> "Task":
         """The same with this version, new or changed."""
@@ -55,6 +78,10 @@ class Task:
         """The version that has this digest, and can be served."""
         good = (version for version in self.versions.values() if version.problem is None)
         return next((version for version in good if version.digest == content), None)
+
+    def has_logged(self, did: Did, number: int) -> bool:
+        """Whether the latest entries tell this of a version."""
+        return any(entry.did == did and entry.version == number for entry in self.log)
 
     def logged(self, did: Did, by: str, before: int | None, version: Version | None = None) -> "Task":
         """The same with one more entry in its log; `before` was active until now."""
