@@ -67,7 +67,7 @@ def problem(
 def refusal(path: str, error: RootstockError) -> JSONResponse:
     """An error of ours in the form that this path answers with."""
     headers = None
-    if isinstance(error, Overloaded):
+    if error.retry_after is not None:
         headers = {"Retry-After": str(max(1, round(error.retry_after)))}
     elif isinstance(error, Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}
