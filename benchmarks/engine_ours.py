@@ -33,8 +33,8 @@ from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
 from service.engine.native import taken_threads
 from service.metrics import Metrics
+from service.registry.folder import FolderStore
 from service.registry.registry import Registry
-from service.registry.store import FolderStore
 from service.tasks import Floats, TokenizedRow, expected_shapes
 
 AHEAD = 8  # batches whose adapters are asked for before their turn: as many requests of 64 rows wait in a busy service

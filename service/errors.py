@@ -22,6 +22,7 @@ RootstockError
 ├── NotInstalled         -   a setting needs packages that are not there
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
+│   └── StoreUnreachable 503  nothing is heard of it; what is served goes on, and what was asked may have happened
 ├── BadData               -   a training file is wrong; names the file and the line
 │   └── Diverged          -   a training came to nothing at its learning rate
 └── ServiceUnreachable    -   the client found no service, or an answer that is not one of ours
@@ -38,6 +39,7 @@ class RootstockError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    retry_after: float | None = None  # seconds, where a second try may be answered
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -120,7 +122,7 @@ class Overloaded(RootstockError):
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after  # seconds
+        self.retry_after = retry_after
 
 
 class Starting(Overloaded):
@@ -149,6 +151,11 @@ class BadBase(RootstockError):
 
 class BadStore(RootstockError):
     code, title = "bad_store", "The adapter store cannot be used"
+
+
+class StoreUnreachable(BadStore):
+    status, code, title = 503, "store_unreachable", "The adapter store cannot be reached"
+    retry_after = 5.0
 
 
 class BadData(RootstockError):

@@ -2,9 +2,9 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 ENVIRONMENT_PREFIX = "ROOTSTOCK_"
@@ -44,9 +44,15 @@ class Settings(BaseModel):
     metrics_tasks: Annotated[
         int, Field(ge=0, description="tasks with a label of their own in /metrics, the busiest; the rest share one")
     ] = 50
-    store: Annotated[Path, Field(description="folder of adapter files; made when it is not there")] = Path(
-        "adapters_store"
-    )
+    store: Annotated[
+        str,
+        Field(
+            description="where the adapter files are: a folder, made when it is not there, or s3://, gs:// or az://…"
+        ),
+    ] = "adapters_store"
+    follow_seconds: Annotated[
+        float, Field(ge=0, description="how often the store is looked at for what other services changed; 0: never")
+    ] = 2.0
     base_model: Annotated[str, Field(description="the frozen base: a folder, or a model's name")] = (
         "sentence-transformers/all-MiniLM-L6-v2"
     )
@@ -77,6 +83,11 @@ class Settings(BaseModel):
     stop_seconds: Annotated[
         float, Field(gt=0, description="after SIGTERM, requests under way are answered within this time, or refused")
     ] = 20.0
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _path(cls, store: Any) -> Any:
+        return str(store) if isinstance(store, Path) else store
 
     @model_validator(mode="after")
     def _refuse_to_be_open_unasked(self) -> Self:

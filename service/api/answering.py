@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import Request
 
 from service.adapters.manifest import MAX_LABELS, Manifest
-from service.api.account import Account, Usage, account_of
+from service.api.account import Account, Usage
 from service.api.schemas import Parameters, QuestionInput, TextInput
 from service.api.services import Services
 from service.engine.bank import Resident
@@ -71,11 +71,13 @@ async def answer(
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
     parameters: Parameters,
+    account: Account,
 ) -> list[Answered]:
     """What each task answers to the inputs, in the tasks' order; all in one job.
 
     Args:
-        request: of the caller who waits; None: nobody does, and the engine does it where it has room.
+        request: of the caller who waits; None: nobody does, and others go first.
+        account: what it takes is noted there.
 
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
@@ -83,9 +85,9 @@ async def answer(
         Overloaded, EngineFault, CallerLeft
     """
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
-    account = account_of(request) if request is not None else Account()
-    if services.tracing is not None and request is not None:
-        services.tracing.begin(account)
+    tracing = services.tracing if request is not None else None
+    if tracing is not None:
+        tracing.begin(account)
     started = monotonic()
     asked = await _read(services.base, residents, given)
     account.tokenised = started, monotonic()
@@ -111,8 +113,8 @@ async def answer(
     large = sum(raw.size for raw in outputs) > INLINE_NUMBERS
     answers = await asyncio.to_thread(decoded) if large else decoded()
     account.decoded = started, monotonic()
-    if services.tracing is not None:
-        services.tracing.draw(account)
+    if tracing is not None:
+        tracing.draw(account)
     return answers
 
 

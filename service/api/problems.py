@@ -69,7 +69,7 @@ def problem(
 def refusal(scope: Scope, error: RootstockError) -> JSONResponse:
     """An error of ours in the form that the request's path answers with."""
     headers = None
-    if isinstance(error, Overloaded):
+    if error.retry_after is not None:
         headers = {"Retry-After": str(max(1, round(error.retry_after)))}
     elif isinstance(error, Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}

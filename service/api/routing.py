@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 
 from fastapi import Header, Request
 
+from service.api.account import Account, account_of
 from service.api.answering import Answered, Sent, answer, find
 from service.api.schemas import Parameters
 from service.api.services import Services
@@ -83,17 +84,16 @@ async def answer_routed(
     request: Request, services: Services, routes: Mapping[str, Route], inputs: Sequence[Sent], parameters: Parameters
 ) -> list[Answered]:
     """As `answer`; what is compared begins when these answers are there, and nobody waits for it."""
+    residents, account = {task: one.resident for task, one in routes.items()}, account_of(request)
     started = perf_counter()
     try:
-        answers = await answer(
-            request, services, {task: one.resident for task, one in routes.items()}, inputs, parameters
-        )
+        answers = await answer(request, services, residents, inputs, parameters, account)
     except EngineFault:
         for one in routes.values():
             one.fail()
         raise
     for one, answered in zip(routes.values(), answers, strict=True):
-        one.took(perf_counter() - started)
+        one.took(perf_counter() - started - account.course.queue_seconds)
         if one.trial is not None and one.shadowed:
             if services.shadows.full:
                 one.trial.count("dropped", len(inputs))
@@ -112,10 +112,11 @@ async def _compare(
     services: Services, trial: Trial, role: Role, answered: Answered, inputs: Sequence[Sent], parameters: Parameters
 ) -> None:
     """Has the version of this role answer too, and counts where it agrees."""
-    started = perf_counter()
+    account = Account()
     try:
         resident = await find(services, trial.task, trial.seen[role].version)
-        [other] = await answer(None, services, {trial.task: resident}, inputs, parameters)
+        started = perf_counter()
+        [other] = await answer(None, services, {trial.task: resident}, inputs, parameters, account)
     except Overloaded:
         trial.count("dropped", len(inputs))
     except Exception as error:
@@ -124,7 +125,7 @@ async def _compare(
         trial.fail(role)
         trial.count("failed", len(inputs))
     else:
-        trial.took(role, perf_counter() - started)
+        trial.took(role, perf_counter() - started - account.course.queue_seconds)
         kind, manifest = resident.kind, answered.asked.resident.manifest
         for one, its in zip(answered.predictions, other.predictions, strict=True):
             same = kind.same(manifest, one.answer, its.answer)

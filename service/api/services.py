@@ -22,7 +22,7 @@ from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
 from service.metrics import Metrics
 from service.registry.registry import Registry
-from service.registry.store import FolderStore
+from service.registry.stores import open_store
 from service.serving.jobs import Job
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
@@ -71,7 +71,7 @@ def build_services(
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
     runner = Runner(Engine(base), scheduler, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
-        base, FolderStore(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
+        base, open_store(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
     )
     registry.open()
     tasks = len(registry.names()) - 1
@@ -82,7 +82,7 @@ def build_services(
     metrics.ready.set_function(lambda: not lifecycle.stopping and runner.busy_seconds() is not None)
     log.info(
         "base %s in %s by %s; store %s, %d tasks",
-        base.name, base.precision, kernels, settings.store.resolve(), tasks,
+        base.name, base.precision, kernels, settings.store, tasks,
     )  # fmt: skip
     return Services(
         settings=settings,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 
 from service.client.retry import retry_after
-from service.errors import BadAdapter, Overloaded, RootstockError, ServiceUnreachable
+from service.errors import BadAdapter, RootstockError, ServiceUnreachable
 
 
 def _tree(error: type[RootstockError]) -> Iterator[type[RootstockError]]:
@@ -29,7 +29,7 @@ def refusal(response: httpx2.Response, url: str) -> RootstockError:
     error = ERRORS.get(str(problem["code"]), RootstockError)(str(problem.get("detail", problem)))
     if isinstance(error, BadAdapter):
         error.facts = {name: fact for name, fact in problem.items() if name not in STANDARD}
-    if isinstance(error, Overloaded):
+    if error.retry_after is not None:
         error.retry_after = retry_after(response) or error.retry_after
     return error
 

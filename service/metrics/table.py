@@ -105,7 +105,8 @@ class Metrics:
 
     release_seconds = RELEASES.histogram(
         "rootstock_release_seconds",
-        "Answering one request, from its texts to its answers, by version of tasks that have a candidate.",
+        "Answering one request, from its texts to its answers, less the wait for the engine; by version of tasks that "
+        "have a candidate.",
         "task",
         "role",
         buckets=SECONDS,

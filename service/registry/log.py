@@ -1,6 +1,6 @@
-"""What happened to a task. The log is part of the task's state, so that each change and its entry are one write."""
+"""What happened to a task. The log is part of the task's state, so that each change and its entry are one write; when
+it has grown, its beginning goes into files of its own."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.registry.proof import Proof
 from service.registry.release import Candidate
+
+PART = 100  # entries in a file of their own; the state holds fewer than twice as many
 
 Did = Literal["upload", "activate", "delete", "retire", "nominate", "promote", "abandon"]
 
@@ -29,13 +31,3 @@ class Entry(BaseModel):
 
 
 Log = tuple[Entry, ...]
-
-
-def deleted(log: Sequence[Entry]) -> set[int]:
-    """Versions that are gone, whatever a deletion that was cut short has left of them."""
-    return {entry.version for entry in log if entry.did == "delete" and entry.version is not None}
-
-
-def proofs(log: Sequence[Entry]) -> dict[tuple[int | None, str | None], Proof]:
-    """What has been proved, by number and digest."""
-    return {(entry.version, entry.digest): entry.proof for entry in log if entry.proof is not None}

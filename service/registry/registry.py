@@ -1,32 +1,59 @@
-"""Tasks, their versions, and which one is served. Changes go to the store first, then to memory."""
+"""Tasks, their versions, and which one is served. Changes go to the store first, then to memory; those that others make
+in the store are followed."""
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from threading import Lock
+from typing import TypeVar
 
 from service.adapters.file import Header
 from service.adapters.manifest import TASK_NAME, TASK_NAME_WORDS
 from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel
-from service.errors import BadAdapter, BadInput, BadStore, Conflict, UnknownCandidate, UnknownTask, UnknownVersion
+from service.errors import (
+    BadAdapter,
+    BadInput,
+    BadStore,
+    Conflict,
+    RootstockError,
+    StoreUnreachable,
+    UnknownTask,
+    UnknownVersion,
+)
 from service.metrics import Metrics
+from service.registry.following import clear, listed, read_task
 from service.registry.loader import Loader, Whole, refused
-from service.registry.log import Did
-from service.registry.opening import clear, found_tasks
+from service.registry.log import PART, Did, Log
 from service.registry.proof import Proof, Prover, Run
 from service.registry.release import Candidate, Standing
-from service.registry.store import FolderStore, State
-from service.registry.versions import Task, Version, check_alike
+from service.registry.store import Changed, Found, Kept, Store
+from service.registry.versions import Behind, Task, Version
+
+T = TypeVar("T")
+
+TRIES = 20  # at a change that others' changes overtake
 
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class Upload:
+    """A file that was judged and proved, on its way into the store."""
+
+    data: bytes
+    version: Version
+    resident: Resident
+    number: int | None = None  # under which its file is there
+
+
 class Registry:
-    def __init__(self, base: BaseModel, store: FolderStore, bank: Bank, metrics: Metrics, run: Run) -> None:
+    def __init__(self, base: BaseModel, store: Store, bank: Bank, metrics: Metrics, run: Run) -> None:
         """`run` is what uploads are proved by; nothing else here needs the engine."""
         self._store = store
         self._prover = Prover(base, run)
@@ -35,6 +62,8 @@ class Registry:
         self._bare = bare_resident(base)
         self._tasks: dict[str, Task] = {}
         self._changing = Lock()  # one change at a time; reads take no lock
+        self._seen: dict[str, Found] = {}  # of each task, what the listing showed that was last followed
+        self._following = Lock()  # before `_changing`, where both are held
         self._metrics = metrics
         metrics.tasks.set_function(lambda: len(self.served()))
         metrics.refused_adapters.set_function(lambda: len(self._refused()))
@@ -44,11 +73,32 @@ class Registry:
         metrics.store_free_bytes.set_function(store.free_bytes)
 
     def open(self) -> None:
-        """Loads what is active, and the headers of the rest."""
-        self._tasks = {task.name: task for task in found_tasks(self._store, self._loader, self._bank)}
+        """Loads what is active while there is room, pinned tasks first, and the headers of the rest.
+
+        Raises:
+            BadStore
+        """
+        self._seen = listed(self._store)
+        for name in sorted(self._seen, key=lambda name: (not self._bank.pins(name), name)):
+            task = read_task(self._store, self._loader, self._seen[name], Task(name))
+            self._tasks[name] = self._opened(task)
+
+    def follow(self) -> None:
+        """Takes over what others have changed in the store since the last time, beside what is being answered.
+
+        What cannot be served leaves its task with the version that it has; rows in flight keep theirs in any case.
+
+        Raises:
+            StoreUnreachable, BadStore: nothing more is known of the store; what is served stays.
+        """
+        with self._following:
+            found = listed(self._store)
+            for name in sorted(found.keys() | self._tasks.keys()):
+                if found.get(name) != self._seen.get(name):
+                    self._catch_up(name, found.get(name))
 
     def close(self) -> None:
-        """Lets another service have the store. Changes nothing in memory."""
+        """Gives the store back. Changes nothing in memory."""
         self._store.close()
 
     def names(self) -> list[str]:
@@ -56,13 +106,13 @@ class Registry:
         return sorted([BARE_TASK, *(name for name in self._tasks if self._served(name))])
 
     def served(self) -> list[Version]:
-        """The active versions of those tasks, without the bare base."""
-        found = (task.versions.get(task.active) for task in self._tasks.values() if task.active is not None)
+        """The versions that answer those tasks, without the bare base."""
+        found = (task.versions.get(task.serving) for task in self._tasks.values() if task.serving is not None)
         return [version for version in found if version is not None and version.problem is None]
 
     def tasks(self) -> list[Task]:
         """All tasks of the store, served or not."""
-        return list(self._tasks.values())
+        return [task for task in self._tasks.values() if task.last]  # of others the first upload was cut short
 
     def task(self, name: str) -> Task:
         """A task of the store, served or not.
@@ -71,7 +121,7 @@ class Registry:
             UnknownTask
         """
         task = self._tasks.get(name)
-        if task is None:
+        if task is None or not task.last:
             raise UnknownTask(f"there is no task {name!r}")
         return task
 
@@ -154,15 +204,15 @@ class Registry:
         whole = self._loader.judge(data)
         known = self._tasks.get(name, Task(name)).known(whole.version.digest)
         proof = self._prove(whole) if known is None or known.proof is None else known.proof
-        with self._changing:  # not before: others go on changing while this one is proved
-            task = self._tasks.get(name, Task(name))
-            known = task.known(whole.version.digest)
-            if known is None:
-                return self._keep(task, data, whole, proof, activate, by), True
-            if activate:
-                known = replace(known, proof=proof)
-                self._activate(task, known, replace(whole.resident, version=known.number), by)
-            return known, False
+        upload = Upload(data, replace(whole.version, proof=proof), whole.resident)
+        try:
+            return self._change(name, lambda task: self._keep(task, upload, activate, by))
+        except StoreUnreachable:
+            raise  # its state may be there, so its file stays
+        except (BadStore, Conflict):
+            if upload.number is not None:
+                self._take_back(name, upload.number)
+            raise
 
     def activate(self, name: str, number: int, by: str = "-") -> Version:
         """Serves another version from the next request on; one that was never proved is proved first.
@@ -171,15 +221,18 @@ class Registry:
             UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
             Conflict: the task has a candidate of another kind.
         """
-        version = self._version(self.task(name), number)
-        if number == self.task(name).active:
+        task = self._latest(name, number)
+        version = self._version(task, number)
+        if number == task.active == task.serving:
             return version
-        version, resident = self._proved(name, version)
-        with self._changing:
-            task = self.task(name)
+        version, resident = self._readied(name, version)
+
+        def activated(task: Task) -> Version:
             self._version(task, number)  # still there
             self._activate(task, version, resident, by)
             return version
+
+        return self._change(name, activated)
 
     def nominate(self, name: str, candidate: Candidate, by: str = "-") -> Task:
         """Has a version stand beside the active one, or changes the mode and share of the one that does.
@@ -188,31 +241,40 @@ class Registry:
             UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
             Conflict: it is the active one, another one is the candidate, or it is of another kind.
         """
-        self._check_nominated(self.task(name), candidate)
-        version, resident = self._proved(name, self._version(self.task(name), candidate.version))
-        with self._changing:
-            task = self.task(name)
-            self._check_nominated(task, candidate)
+        task = self._latest(name, candidate.version)
+        version = self._version(task, candidate.version)
+        self._version(task, None)  # beside which it is to stand
+        task.nominated(version, candidate)  # or it is refused, before it is proved
+        version, resident = self._readied(name, version)
+
+        def nominated(task: Task) -> Task:
+            self._version(task, None)
+            self._version(task, candidate.version)
+            after = task.nominated(version, candidate)
             if task.candidate != candidate:
-                before, task = task.active, replace(task.having(version), candidate=candidate)
-                self._commit(task.logged("nominate", by, before, version))
+                self._commit(after.logged("nominate", by, task.active, version))
                 self._bank.keep(name, resident)
             return self.task(name)
+
+        return self._change(name, nominated)
 
     def promote(self, name: str, by: str = "-") -> Version:
         """Makes the candidate the active version.
 
         Raises:
             UnknownTask, UnknownCandidate, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+            Conflict: the candidate is another by now.
         """
-        candidate = self._candidate(self.task(name))
-        version, resident = self._proved(name, self._version(self.task(name), candidate.version))
-        with self._changing:
-            task = self.task(name)
-            if self._candidate(task).version != version.number:
+        task = self._latest(name)
+        version, resident = self._readied(name, self._version(task, task.trying().version))
+
+        def promoted(task: Task) -> Version:
+            if task.trying().version != version.number:
                 raise Conflict(f"task {name} has another candidate by now")
             self._activate(task, version, resident, by, "promote")
             return version
+
+        return self._change(name, promoted)
 
     def abandon(self, name: str, by: str = "-") -> None:
         """Ends a release: the active version answers as before, and the candidate stays as an inactive one.
@@ -220,10 +282,13 @@ class Registry:
         Raises:
             UnknownTask, UnknownCandidate, BadStore
         """
-        with self._changing:
-            task = self.task(name)
-            version = task.versions[self._candidate(task).version]
+
+        def abandoned(task: Task) -> None:
+            version = task.versions[task.trying().version]
             self._commit(replace(task, candidate=None).logged("abandon", by, task.active, version))
+
+        self._latest(name)
+        self._change(name, abandoned)
 
     def retire(self, name: str, by: str = "-") -> None:
         """Serves the task no more and removes its files; its version numbers stay used.
@@ -231,16 +296,18 @@ class Registry:
         Raises:
             UnknownTask, BadStore
         """
-        with self._changing:
-            task = self.task(name)
+
+        def retired(task: Task) -> None:
             if task.versions:
-                retired = (
-                    replace(task, active=None, candidate=None).without(*task.versions).logged("retire", by, task.active)
-                )
+                after = replace(task, active=None, candidate=None).without(*task.versions)
+                after = after.logged("retire", by, task.active)
                 for version in task.versions.values():
-                    retired = retired.logged("delete", by, None, version)
-                self._commit(retired)
+                    after = after.logged("delete", by, None, version)
+                self._commit(after)
                 self._clear(name, task.versions)
+
+        self._latest(name)
+        self._change(name, retired)
 
     def delete(self, name: str, number: int, by: str = "-") -> None:
         """Removes one version that is neither active nor the candidate.
@@ -248,11 +315,11 @@ class Registry:
         Raises:
             UnknownTask, UnknownVersion, Conflict, BadStore
         """
-        with self._changing:
-            task = self.task(name)
+
+        def deleted(task: Task) -> None:
             if number not in task.versions:
                 raise UnknownVersion(f"task {name} has no version {number}")
-            if number == task.active:
+            if number in (task.active, task.serving):
                 raise Conflict(
                     f"version {number} is the active one of task {name}; activate another, or retire the task"
                 )
@@ -260,6 +327,9 @@ class Registry:
                 raise Conflict(f"version {number} is the candidate of task {name}; promote or abandon it first")
             self._commit(task.without(number).logged("delete", by, task.active, task.versions[number]))
             self._clear(name, [number])
+
+        self._latest(name, number)
+        self._change(name, deleted)
 
     def file(self, name: str, number: int) -> bytes:
         """A version's bytes as they were uploaded.
@@ -270,6 +340,16 @@ class Registry:
         if number not in self.task(name).versions:
             raise UnknownVersion(f"task {name} has no version {number}")
         return self._store.read(name, number)
+
+    def log(self, name: str) -> Log:
+        """All that happened to a task, the oldest first. Reads files: not for an event loop.
+
+        Raises:
+            UnknownTask, BadStore
+        """
+        task = self.task(name)
+        parts = (self._store.archived(name, first) for first in range(1, task.earlier + 1, PART))
+        return tuple(entry for part in (*parts, task.log) for entry in part)
 
     def release(self, name: str) -> None:
         """Lets go the memory of a task's versions. The task is served as before: what is asked for is read again.
@@ -300,8 +380,8 @@ class Registry:
             with self._changing:
                 self._refuse(name, number, error.detail)
             raise
-        active = self.task(name).active == number
-        (self._bank.serve if active else self._bank.keep)(name, resident)
+        serving = self.task(name).serving == number
+        (self._bank.serve if serving else self._bank.keep)(name, resident)
         if number not in self.task(name).versions:  # deleted while it was read
             self._bank.drop(name, number)
         return resident
@@ -309,10 +389,13 @@ class Registry:
     def _refuse(self, name: str, number: int, problem: str) -> None:
         task = self._tasks.get(name)
         if task is not None and number in task.versions:
-            self._tasks = {**self._tasks, name: task.having(refused(name, task.versions[number], problem))}
+            behind = Behind(None, problem) if task.serving == number else task.behind
+            task = replace(task.having(refused(name, task.versions[number], problem)), behind=behind)
+            self._tasks = {**self._tasks, name: task}
 
     def _version(self, task: Task, number: int | None) -> Version:
-        wanted = task.active if number is None else number
+        serving = task.active if task.serving is None else task.serving
+        wanted = serving if number is None else number
         if wanted is None:
             raise UnknownTask(f"task {task.name!r} has no active version")
         version = task.versions.get(wanted)
@@ -327,83 +410,120 @@ class Registry:
         versions = (version for task in self._tasks.values() for version in task.versions.values())
         return [version for version in versions if version.problem is not None]
 
-    def _candidate(self, task: Task) -> Candidate:
-        if task.candidate is None:
-            raise UnknownCandidate(f"task {task.name} has no candidate")
-        return task.candidate
-
-    def _check_nominated(self, task: Task, candidate: Candidate) -> None:
-        """
-        Raises:
-            UnknownTask, UnknownVersion, BadAdapter, Conflict
-        """
-        number, standing = candidate.version, task.candidate
-        version = self._version(task, number)
-        active = task.versions[self._version(task, None).number]
-        if number == active.number:
-            raise Conflict(f"version {number} is the active one of task {task.name} already")
-        if standing is not None and standing.version != number:
-            raise Conflict(
-                f"version {standing.version} is the candidate of task {task.name}; promote or abandon it first"
-            )
-        check_alike(task.name, active, version)
-
-    def _proved(self, name: str, version: Version) -> tuple[Version, Resident]:
-        """A version of the store in memory; one that was never proved is proved first.
-
-        Raises:
-            UnknownVersion, BadStore, BadAdapter, Overloaded, EngineFault
-        """
-        if version.proof is not None:
-            return version, self._bank.get(name, version.number) or self._loader.load(name, version)
-        whole = self._loader.judge_stored(name, version.number)
-        return replace(whole.version, proof=self._prove(whole)), whole.resident
-
     def _served(self, name: str) -> bool:
         task = self._tasks[name]
-        active = task.versions.get(task.active) if task.active is not None else None
-        return active is not None and active.problem is None
+        version = task.versions.get(task.serving) if task.serving is not None else None
+        return version is not None and version.problem is None
 
     def _prove(self, whole: Whole) -> Proof:
         return self._prover.prove(whole.resident, whole.sealed, [*self._bank][::-1])
 
-    def _keep(self, task: Task, data: bytes, whole: Whole, proof: Proof, activate: bool, by: str) -> Version:
-        """A new version: file first, then the state that names it; a failure in between leaves the old state."""
-        if activate:
-            task.activated(whole.version)  # or it is refused, before anything is written
-        # Without a state the new file, being the highest, would be served from its first moment on the disk.
-        self._write_state(task)
-        version = self._write(task.name, replace(whole.version, number=task.last + 1, proof=proof), data)
-        kept = replace(task.having(version), last=version.number)
-        after = kept.activated(version) if activate else kept
-        resident = replace(whole.resident, version=version.number) if activate else None
-        try:
-            self._commit(after.logged("upload", by, task.active, version), resident)
-        except BadStore:
-            self._store.remove(task.name, version.number)
-            raise
-        return version
+    def _readied(self, name: str, version: Version) -> tuple[Version, Resident]:
+        """A version of the store in memory, proved if it never was.
 
-    def _write(self, name: str, version: Version, data: bytes) -> Version:
-        """Writes a file under the first free number from the version's on, and returns it with that."""
-        while True:
+        Raises:
+            UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+        """
+        if version.proof is not None:
+            held = self._bank.get(name, version.number)
+            same = held is not None and held.digest == version.digest
+            return version, held if held is not None and same else self._loader.load(name, version)
+        whole = self._loader.judge_stored(name, version.number)
+        return replace(whole.version, proof=self._prove(whole)), whole.resident
+
+    def _change(self, name: str, change: Callable[[Task], T]) -> T:
+        """Makes a change to the task as it is; one that others have overtaken anew, to what they made of it.
+
+        Raises:
+            Conflict: others overtake it again and again.
+        """
+        for _ in range(TRIES):
+            with self._changing, suppress(Changed):
+                return change(self._tasks.get(name, Task(name)))
+            self._catch_up_now(name)
+        raise Conflict(f"task {name} is being changed by others at once; nothing came of this change")
+
+    def _keep(self, task: Task, upload: Upload, activate: bool, by: str) -> tuple[Version, bool]:
+        """A new version: file first, then the state that names it; a failure in between leaves the old state."""
+        known = task.known(upload.version.digest)
+        if known is not None and (known.number != upload.number or task.has_logged("upload", known.number)):
+            if upload.number is not None and upload.number != known.number:
+                clear(self._store, task.name, [upload.number])
+            upload.number = None  # not ours
+            if activate:
+                known = replace(known, proof=upload.version.proof)
+                self._activate(task, known, replace(upload.resident, version=known.number), by)
+            return known, False
+        if activate:
+            task.activated(upload.version)  # or it is refused, before anything is written
+        if task.kept is None:
+            # Without a state the new file, being the highest, would be served from its first moment in the store.
+            task = self._written(task)
+        if upload.number not in task.versions:
+            task = self._write(task, upload)
+        version = upload.version
+        task, before = replace(task.having(version), last=max(task.last, version.number)), task.active
+        after = task.activated(version) if activate else task
+        resident = replace(upload.resident, version=version.number) if activate else None
+        self._commit(after.logged("upload", by, before, version), resident)
+        return version, True
+
+    def _take_back(self, name: str, number: int) -> None:
+        """Removes the file of an upload that came to nothing."""
+        clear(self._store, name, [number])
+        with self._changing:
+            task = self._tasks.get(name)
+            if task is not None and number in task.versions:  # another's change has made it known
+                self._tasks = {**self._tasks, name: task.without(number)}
+
+    def _write(self, task: Task, upload: Upload) -> Task:
+        """Writes an upload's file under the first free number.
+
+        Returns:
+            the task with what was there already: files copied into the store, or others' uploads under way
+        """
+        for number in count(task.last + 1):
             try:
-                return replace(version, tag=self._store.write(name, version.number, data))
+                tag = self._store.write(task.name, number, upload.data)
             except FileExistsError:
-                log.warning("task %s: version %d was put into the store by hand; taking the next", name, version.number)
-                version = replace(version, number=version.number + 1)
+                log.warning("task %s: version %d is there already; taking the next number", task.name, number)
+                task = task.having(self._loader.examine(task.name, number))
+            else:
+                upload.version, upload.number = replace(upload.version, number=number, tag=tag), number
+                break
+        return task
 
     def _activate(self, task: Task, version: Version, resident: Resident, by: str, did: Did = "activate") -> None:
+        after = task.activated(version)
         if version.number != task.active:
-            self._commit(task.activated(version).logged(did, by, task.active, version), resident)
+            self._commit(after.logged(did, by, task.active, version), resident)
+        elif task.behind is not None:
+            self._install(after, resident)
 
     def _commit(self, task: Task, served: Resident | None = None) -> None:
-        """The one moment of a change: the state with its log entry reaches the disk, and then memory.
+        """The one moment of a change: the state with its log entry reaches the store, and then memory.
 
         Args:
             served: the version that is active from now on, where that changes.
+
+        Raises:
+            Changed, BadStore
         """
-        self._write_state(task)
+        self._install(self._written(task), served)
+
+    def _written(self, task: Task) -> Task:
+        """The task with its state in the store.
+
+        Raises:
+            Changed, BadStore
+        """
+        if len(task.log) >= 2 * PART:
+            self._store.archive(task.name, task.earlier + 1, task.log[:PART])
+            task = replace(task, earlier=task.earlier + PART, log=task.log[PART:])
+        before = task.kept.tag if task.kept is not None else None
+        return replace(task, kept=Kept(task.state, self._store.write_state(task.name, task.state, before)))
+
+    def _install(self, task: Task, served: Resident | None) -> None:
         # In memory before it is active, and the old one until then: no reader finds a task without its adapter.
         if served is not None:
             self._bank.keep(task.name, served)
@@ -411,13 +531,83 @@ class Registry:
         if served is not None:
             self._bank.serve(task.name, served)
 
-    def _write_state(self, task: Task) -> None:
-        self._store.write_state(
-            task.name, State(active=task.active, candidate=task.candidate, last=task.last, log=task.log)
-        )
-
     def _clear(self, name: str, numbers: Collection[int]) -> None:
-        """Lets go of what the log now calls deleted; last, so that who loads it later sees that it has gone."""
+        """Lets go of what is deleted; last, so that who loads it later sees that it has gone."""
         for number in numbers:
             self._bank.drop(name, number)
         clear(self._store, name, numbers)
+
+    def _opened(self, task: Task) -> Task:
+        """The task with its active version in memory, where there is room."""
+        version = task.versions.get(task.active or 0)
+        if version is not None and version.problem is None and not self._bank.full:
+            try:
+                self._bank.serve(task.name, self._loader.load(task.name, version))
+            except StoreUnreachable as error:  # it is read when it is asked for
+                log.warning("task %s is not in memory yet: %s", task.name, error.detail)
+            except (BadAdapter, BadStore) as error:
+                version = refused(task.name, version, error.detail)
+        if version is not None and version.problem is not None:
+            return replace(task.having(version), behind=Behind(None, version.problem))
+        return task
+
+    def _latest(self, name: str, number: int | None = None) -> Task:
+        """A task that is to be changed; one of which this is not known yet, as the store has it.
+
+        Raises:
+            UnknownTask, BadStore
+        """
+        task = self._tasks.get(name)
+        if task is None or (number is not None and number not in task.versions):
+            self._catch_up_now(name)
+        return self.task(name)
+
+    def _catch_up_now(self, name: str) -> None:
+        with self._following:
+            self._catch_up(name, listed(self._store).get(name))
+
+    def _catch_up(self, name: str, found: Found | None) -> None:
+        """Takes over one task as the store has it now.
+
+        Raises:
+            BadStore
+        """
+        known = self._tasks.get(name)
+        before = known or Task(name)
+        task = read_task(self._store, self._loader, found or Found(), before)
+        task, resident, settled = self._successor(before, task)
+        with self._changing:
+            if self._tasks.get(name) is not known:
+                return  # a change of ours came between: the next time
+            self._install(task, resident)
+        for number in before.versions.keys() - task.versions.keys():
+            self._bank.drop(name, number)
+        if settled and found is not None:
+            self._seen[name] = found
+        else:
+            self._seen.pop(name, None)
+
+    def _successor(self, before: Task, task: Task) -> tuple[Task, Resident | None, bool]:
+        """Readies the active version of a task that has changed in the store.
+
+        Returns:
+            (the task, with the reason if another version goes on answering; what is to be served from now on, where
+            that changes; whether nothing is to be tried again)
+        """
+        version = task.versions.get(task.active or 0)
+        if version is None or task.behind is not None:
+            return task, None, True
+        old = before.versions.get(before.serving or 0)
+        if old is not None and (old.number, old.digest, old.problem) == (version.number, version.digest, None):
+            return task, None, True
+        settled, reason = True, version.problem
+        if reason is None:
+            try:
+                version, resident = self._readied(task.name, version)
+                return task.having(version), resident, True
+            except BadAdapter as error:
+                version, reason = refused(task.name, version, error.detail), error.detail
+            except RootstockError as error:  # of the store or of the engine: it may pass
+                settled, reason = False, error.detail
+        serving = before.serving if before.serving in task.versions and before.serving != version.number else None
+        return replace(task.having(version), behind=Behind(serving, reason)), None, settled

@@ -54,7 +54,7 @@ class Runner:
 
         Args:
             apart: in batches of their own.
-            spare: only if little waits (`Scheduler.admit`).
+            spare: nobody waits for them, and they wait for all others.
             course: is told when they wait and run.
 
         Raises:

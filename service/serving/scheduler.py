@@ -47,7 +47,8 @@ class Scheduler(Generic[J]):
     """First come, first served, but a long job gives way: in each batch every waiting job has its turn.
 
     A turn is a quarter of the batch; who still has rows after it goes to the back of the queue. So a request of one
-    row never waits for the whole of a request of a thousand.
+    row never waits for the whole of a request of a thousand. Spare jobs share one turn, in what the others leave of a
+    batch.
     """
 
     def __init__(self, batch_tokens: int, queue_tokens: int) -> None:
@@ -56,11 +57,12 @@ class Scheduler(Generic[J]):
         self._queue_tokens = queue_tokens
         self._most_held = max(1, queue_tokens // 2)  # by one job
         self._entries: deque[_Entry[J]] = deque()
+        self._spare: deque[_Entry[J]] = deque()
         self.queued_tokens = 0
 
     def __len__(self) -> int:
         """Jobs with rows still to run."""
-        return len(self._entries)
+        return len(self._entries) + len(self._spare)
 
     def admit(self, job: J) -> None:
         """Queues a job.
@@ -82,7 +84,7 @@ class Scheduler(Generic[J]):
                 f"{self.queued_tokens} tokens are waiting; {entry.left} more are too many for the queue's "
                 f"{self._queue_tokens}"
             )
-        self._entries.append(entry)
+        (self._spare if job.spare else self._entries).append(entry)
         self.queued_tokens += entry.left
 
     def next_batch(self) -> list[Pick[J]]:
@@ -92,11 +94,16 @@ class Scheduler(Generic[J]):
         is dropped when its turn comes.
         """
         batch: list[Pick[J]] = []
-        room = self._batch_tokens
-        while self._entries:
-            entry = self._entries[0]
+        room = self._fill(batch, self._entries, self._batch_tokens)
+        self._fill(batch, self._spare, min(room, self._turn_tokens))
+        return batch
+
+    def _fill(self, batch: list[Pick[J]], entries: deque[_Entry[J]], room: int) -> int:
+        """Gives each of these jobs its turn in the batch; returns the tokens that are left of `room`."""
+        while entries:
+            entry = entries[0]
             if entry.job.ended():
-                self.queued_tokens -= self._entries.popleft().left
+                self.queued_tokens -= entries.popleft().left
                 continue
             if batch and (entry.job.apart or batch[0].job.apart):
                 break
@@ -104,15 +111,16 @@ class Scheduler(Generic[J]):
             if not taken:
                 break
             room -= taken
-            self._entries.popleft()
+            entries.popleft()
             if entry.left:
-                self._entries.append(entry)
-        return batch
+                entries.append(entry)
+        return room
 
     def drain(self) -> list[J]:
         """Empties the queue; the caller ends these jobs."""
-        jobs = [entry.job for entry in self._entries]
+        jobs = [entry.job for entry in (*self._entries, *self._spare)]
         self._entries.clear()
+        self._spare.clear()
         self.queued_tokens = 0
         return jobs
 
@@ -133,9 +141,9 @@ class Scheduler(Generic[J]):
         return taken
 
     def _too_much(self, entry: _Entry[J]) -> bool:
-        held = sum(min(other.left, self._most_held) for other in self._entries if not other.job.spare)
+        held = sum(min(other.left, self._most_held) for other in self._entries)
         return bool(self._entries) and held + min(entry.left, self._most_held) > self._queue_tokens
 
     def _drop_ended(self) -> None:
         self._entries = deque(entry for entry in self._entries if not entry.job.ended())
-        self.queued_tokens = sum(entry.left for entry in self._entries)
+        self.queued_tokens = sum(entry.left for entry in (*self._entries, *self._spare))

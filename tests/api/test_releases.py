@@ -447,8 +447,10 @@ def test_a_retired_task_has_no_candidate(mood: Harness, make: Make) -> None:
     assert mood.get("/adapters/mood")["candidate"] is None
 
 
-def test_metrics_have_a_release_while_it_lasts(mood: Harness) -> None:
-    ask(mood, "good film")
+def test_metrics_have_a_release_while_it_lasts(mood: Harness, make: Make) -> None:
+    mood.upload("colour", make(5))
+    for task in ("mood", "colour"):
+        ask(mood, "good film", task=task)
     assert not released(mood)
     start(mood, 2, "shadow")
     mood.predict("mood", TEXTS)

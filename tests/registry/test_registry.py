@@ -15,8 +15,9 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import BadAdapter, BadStore, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
+from service.registry.folder import FolderStore
 from service.registry.registry import Registry
-from service.registry.store import Content, FolderStore
+from service.registry.store import Content
 from tests.registry.disks import FULL, listing, open_registry, served, trouble
 from tests.tiny import alone, random_row
 
@@ -196,17 +197,6 @@ def test_a_file_that_has_vanished_is_an_unknown_version(registry: Registry, file
     for asked in (registry.resident, registry.file, registry.activate):
         with pytest.raises(UnknownVersion, match="task toy has no version 1: its file is missing"):
             asked("toy", 1)
-
-
-def test_a_registry_that_is_closed_lets_another_have_its_store(
-    tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
-) -> None:
-    registry = Registry(tiny_base, FolderStore(tmp_path), Bank(), Metrics(), Engine(tiny_base).run)
-    registry.upload("toy", files[0])
-    with pytest.raises(BadStore, match="in use by another service"):
-        open_registry(tiny_base, tmp_path)
-    registry.close()
-    assert served(open_registry(tiny_base, tmp_path)) == served(registry)
 
 
 def test_a_retired_task_is_gone_and_its_files_too(

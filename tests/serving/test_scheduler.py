@@ -165,6 +165,21 @@ def test_a_spare_job_is_taken_where_nothing_waits_or_all_fits_into_a_batch() -> 
     assert scheduler.queued_tokens == 10
 
 
+@given(ROWS, JOBS, BUDGETS)
+def test_a_spare_job_makes_way(spare: list[int], sizes: list[list[int]], budget: int) -> None:
+    """The others' rows run in the same batches as without it, and of its own no more than a turn is among them."""
+    jobs = [FakeJob(*rows) for rows in sizes]
+    others = run_out(queue(jobs, budget))
+    batches = run_out(queue([FakeJob(*spare, spare=True), *jobs], budget))
+    found = [[pick for pick in batch if not pick.job.spare] for batch in batches]
+    assert [batch for batch in found if batch] == others
+    assert found[: len(others)] == others
+    for batch in batches:
+        rows = [pick for pick in batch if pick.job.spare]
+        assert tokens(rows) <= max(1, budget // 4) or len(rows) == len(batch) == 1
+    assert sum(pick.job.spare for batch in batches for pick in batch) == len(spare)
+
+
 def test_a_spare_job_turns_no_other_away() -> None:
     for spare in ([], [FakeJob(10, spare=True)]):
         scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
