@@ -230,10 +230,10 @@ class _Calls:
             return _Failure(lost, isinstance(error, UNSENT) or (request.repeatable and isinstance(error, CUT)))
         if response.is_success:
             return response
-        error = refusal(response, self._url)
-        unknown = isinstance(error, StoreUnreachable)  # whether it was done
+        refused = refusal(response, self._url)
+        unknown = isinstance(refused, StoreUnreachable)  # whether it was done
         again = response.status_code in BUSY and (request.repeatable or not unknown)
-        return _Failure(error, again, retry_after(response))
+        return _Failure(refused, again, retry_after(response))
 
 
 class Client(_Calls):
