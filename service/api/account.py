@@ -36,7 +36,7 @@ class Usage(NamedTuple):
 class Account:
     """Filled on the request's way by whoever learns something of it. Times are in seconds, on `monotonic`'s clock."""
 
-    id: str
+    id: str = ""  # of the request; none in the shadow
     started: float = field(default_factory=monotonic)
     status: int = 0  # of the answer, once it began
     code: str = ""  # of its refusal

@@ -19,12 +19,12 @@ from service.api.services import Services, build_services
 from service.api.tracing import Tracing
 from service.engine import native
 from service.engine.base_model import BaseModel
-from service.errors import BadKeys
+from service.errors import BadKeys, BadStore
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FOLLOW_SECONDS = 1.0
+KEYS_SECONDS = 1.0
 
 
 def create_app(settings: Settings, base: BaseModel | None = None, provider: TracerProvider | None = None) -> FastAPI:
@@ -80,12 +80,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         torch.set_num_threads(services.settings.threads)  # for this thread too, where another one has loaded
     with native.taken_threads() if services.base.weights.native is not None else nullcontext():
         services.runner.start()
-        following = asyncio.create_task(_follow(services.keyring)) if services.keyring else None
+        following = [asyncio.create_task(_follow_keys(services.keyring))] if services.keyring else []
+        if services.settings.follow_seconds:
+            following.append(asyncio.create_task(_follow_store(services)))
         try:
             yield
         finally:
-            if following:
-                following.cancel()
+            for task in following:
+                task.cancel()
             await services.shadows.end()
             await asyncio.to_thread(services.runner.stop, services.settings.stop_seconds)
             services.changes.shutdown()
@@ -94,12 +96,30 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 await asyncio.to_thread(services.tracing.end)
 
 
-async def _follow(keyring: Keyring) -> None:
+async def _follow_keys(keyring: Keyring) -> None:
     """Has a change of the keys' file take effect within a second or two."""
     while True:
-        await asyncio.sleep(FOLLOW_SECONDS)
+        await asyncio.sleep(KEYS_SECONDS)
         try:
             if await asyncio.to_thread(keyring.refresh):
                 log.info("keys read again: %d", len(keyring.table.keys))
         except BadKeys as error:
             log.error("%s; the keys stay as they were", error.detail)
+
+
+async def _follow_store(services: Services) -> None:
+    """Takes over what other services change in the store; while that cannot be reached, what is served goes on."""
+    reachable = True
+    while True:
+        await asyncio.sleep(services.settings.follow_seconds)
+        try:
+            await asyncio.to_thread(services.registry.follow)
+            if not reachable:
+                log.info("store %s is followed again", services.settings.store)
+            reachable = True
+        except BadStore as error:
+            if reachable:
+                log.error("%s; what is served stays as it is", error.detail)
+            reachable = False
+        except Exception:
+            log.exception("store %s could not be followed", services.settings.store)
