@@ -15,6 +15,7 @@ from service.api.lifecycle import Lifecycle
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
+from service.engine.layout import why
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.store import FolderStore
@@ -62,9 +63,10 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     registry.open()
     tasks = len(registry.names()) - 1
     kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
+    reason = f", {why(base.precision, base.device)}" if settings.dtype == "auto" else ""
     log.info(
-        "base %s in %s by %s; store %s, %d tasks",
-        base.name, base.precision, kernels, settings.store.resolve(), tasks,
+        "base %s in %s%s, by %s; store %s, %d tasks",
+        base.name, base.precision, reason, kernels, settings.store.resolve(), tasks,
     )  # fmt: skip
     return Services(
         settings=settings,
