@@ -20,6 +20,7 @@ from service.api.trials import Trials
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
+from service.engine.layout import why
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.stores import open_store
@@ -76,6 +77,7 @@ def build_services(
     registry.open()
     tasks = len(registry.names()) - 1
     kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
+<<<<<<< HEAD
     lifecycle = Lifecycle()
     _describe(metrics, settings, base)
     metrics.under_way.set_function(lambda: lifecycle.requests)
@@ -83,6 +85,12 @@ def build_services(
     log.info(
         "base %s in %s by %s; store %s, %d tasks",
         base.name, base.precision, kernels, settings.store, tasks,
+=======
+    reason = f", {why(base.precision, base.device)}" if settings.dtype == "auto" else ""
+    log.info(
+        "base %s in %s%s, by %s; store %s, %d tasks",
+        base.name, base.precision, reason, kernels, settings.store.resolve(), tasks,
+>>>>>>> engine
     )  # fmt: skip
     return Services(
         settings=settings,
