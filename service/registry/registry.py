@@ -225,12 +225,14 @@ class Registry:
 
         def retired(task: Task) -> None:
             _check_known(task)
-            if task.versions:
-                after = replace(task, active=None).without(*task.versions).logged("retire", by, task.active)
-                for version in task.versions.values():
-                    after = after.logged("delete", by, None, version)
-                self._commit(after)
-                self._clear(name, task.versions)
+            if not task.versions:
+                return self._confirm(task)
+            after = replace(task, active=None, behind=None).without(*task.versions).logged("retire", by, task.active)
+            for version in task.versions.values():
+                after = after.logged("delete", by, None, version)
+            self._commit(after)
+            self._clear(name, task.versions)
+            return None
 
         self._change(name, retired)
 
