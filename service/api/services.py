@@ -77,20 +77,14 @@ def build_services(
     registry.open()
     tasks = len(registry.names()) - 1
     kernels = "own kernels" if base.weights.native is not None else f"torch's kernels on {base.device}"
-<<<<<<< HEAD
     lifecycle = Lifecycle()
     _describe(metrics, settings, base)
     metrics.under_way.set_function(lambda: lifecycle.requests)
     metrics.ready.set_function(lambda: not lifecycle.stopping and runner.busy_seconds() is not None)
-    log.info(
-        "base %s in %s by %s; store %s, %d tasks",
-        base.name, base.precision, kernels, settings.store, tasks,
-=======
     reason = f", {why(base.precision, base.device)}" if settings.dtype == "auto" else ""
     log.info(
         "base %s in %s%s, by %s; store %s, %d tasks",
-        base.name, base.precision, reason, kernels, settings.store.resolve(), tasks,
->>>>>>> engine
+        base.name, base.precision, reason, kernels, settings.store, tasks,
     )  # fmt: skip
     return Services(
         settings=settings,
