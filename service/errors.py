@@ -19,6 +19,7 @@ RootstockError
 │   └── Stopping         503  the service is going down and takes no new work
 ├── EngineFault          500  the engine failed on the batch that held this request
 ├── BadKeys               -   the file of API keys cannot be read, or a key cannot be made
+├── NotInstalled         -   a setting needs packages that are not there
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
 │   └── StoreUnreachable 503  nothing is heard of it; what is served goes on, and what was asked may have happened
@@ -138,6 +139,10 @@ class EngineFault(RootstockError):
 
 class BadKeys(RootstockError):
     code, title = "bad_keys", "The keys cannot be used"
+
+
+class NotInstalled(RootstockError):
+    code, title = "not_installed", "A package is missing"
 
 
 class BadBase(RootstockError):

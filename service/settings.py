@@ -29,6 +29,18 @@ class Settings(BaseModel):
         ),
     ] = ""
     metrics_open: Annotated[bool, Field(description="answer /metrics without a key, also where there are keys")] = False
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="the log as lines for people, or a JSON object a line")
+    ] = "text"
+    access_log: Annotated[bool, Field(description="a line in the log for each request, but for health and metrics")] = (
+        True
+    )
+    traces: Annotated[
+        bool,
+        Field(
+            description="send OpenTelemetry traces, as the OTEL_… variables say; needs the extra rootstock[telemetry]"
+        ),
+    ] = False
     metrics_tasks: Annotated[
         int, Field(ge=0, description="tasks with a label of their own in /metrics, the busiest; the rest share one")
     ] = 50

@@ -445,7 +445,7 @@ def test_what_cannot_be_measured_ends_with_a_sentence(
     assert_sentence(run("evaluate", adapter, data, *here, "--label", "mood"), "no column mood; found text, label")
     assert_sentence(run("evaluate", "mood", data, "--url", url), "data.csv:2: 'positive' is not one of the labels a, b")
     assert_sentence(run("evaluate", "same", data, "--url", url), "data.csv:2: the task reads two texts")
-    assert_sentence(run("evaluate", "nope", data, "--url", url), "task 'nope' is not served")
+    assert_sentence(run("evaluate", "nope", data, "--url", url), "there is no task 'nope'")
     assert_sentence(run("evaluate", "embedding", data, "--url", url), "embedding")
     assert_sentence(run("evaluate", "mood", data, "--url", "http://127.0.0.1:1"), "no answer from")
     result = run("evaluate", tmp_path / "none.safetensors", data, "--url", url)

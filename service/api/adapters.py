@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
@@ -23,6 +24,7 @@ from service.api.schemas import (
 )
 from service.api.services import Services, ServicesHere
 from service.api.trials import Trial
+from service.engine.bank import BARE_TASK
 from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.versions import Task, Version
 
@@ -39,21 +41,24 @@ FILE_BODY = {
 }
 
 
-@router.get("/tasks", summary="What is served, of the tasks that the key reaches", dependencies=[needs()])
+@router.get(
+    "/tasks", summary="What is served and what is to be, of the tasks that the key reaches", dependencies=[needs()]
+)
 async def tasks(request: Request, services: ServicesHere) -> list[TaskAnswer]:
-    names = (name for name in services.registry.names() if reaches(request, name))
-    found = ((name, _served(services, name)) for name in names)
+    found = [_bare(services), *services.registry.tasks()]
     return [
-        _task_answer(services, name, version) for name, version in found if version is not None
-    ]  # None: retired now
+        _task_answer(services, task)
+        for task in sorted(found, key=attrgetter("name"))
+        if task.active is not None and reaches(request, task.name)
+    ]
 
 
-@router.get("/tasks/{task}", responses=documented(404, 422), summary="One served task", dependencies=[needs()])
+@router.get("/tasks/{task}", responses=documented(404, 422), summary="One task", dependencies=[needs()])
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
-    version = _served(services, task)
-    if version is None:
+    found = _bare(services) if task == BARE_TASK else services.registry.task(task)
+    if found.active is None:
         raise UnknownTask(f"task {task!r} is not served")
-    return _task_answer(services, task, version)
+    return _task_answer(services, found)
 
 
 @router.put(
@@ -99,12 +104,12 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
 
 @router.get(
     "/adapters/{task}/log",
-    responses=documented(404, 422),
+    responses=documented(404, 422, 500),
     summary="Who changed what of a task, and when",
     dependencies=[needs("upload")],
 )
 async def task_log(task: str, services: ServicesHere) -> LogAnswer:
-    return LogAnswer(task=task, entries=list(services.registry.task(task).log))
+    return LogAnswer(task=task, entries=list(await asyncio.to_thread(services.registry.log, task)))
 
 
 @router.get(
@@ -212,28 +217,31 @@ def _candidate_answer(trial: Trial) -> CandidateAnswer:
     )
 
 
-def _served(services: Services, name: str) -> Version | None:
-    try:
-        return services.registry.active(name)
-    except RootstockError:
-        return None
+def _bare(services: Services) -> Task:
+    """The bare base as a task."""
+    return Task(BARE_TASK, {0: services.registry.version(BARE_TASK)}, active=0)
 
 
-def _task_answer(services: Services, name: str, version: Version) -> TaskAnswer:
+def _task_answer(services: Services, task: Task) -> TaskAnswer:
+    version = task.versions.get(-1 if task.serving is None else task.serving)
+    reason = task.behind.reason if task.behind is not None else None
+    if version is None or version.manifest is None:
+        return TaskAnswer(task=task.name, active=task.active, reason=reason)
     manifest = version.manifest
-    assert manifest is not None  # it is served
     return TaskAnswer(
-        task=name,
+        task=task.name,
+        active=task.active,
+        version=version.number,
+        reason=reason,
         kind=manifest.kind,
         labels=manifest.labels,
         pair=manifest.head.pair,
-        version=version.number,
         digest=version.digest,
         method=manifest.method.name,
         metric=manifest.trained.metric if manifest.trained else None,
         value=manifest.trained.value if manifest.trained else None,
         test_value=manifest.trained.test_value if manifest.trained else None,
         description=manifest.description,
-        resident=services.registry.holds(name, version.number),
+        resident=services.registry.holds(task.name, version.number),
         parameters=version.parameters,
     )

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +85,12 @@ async def answer(
         Overloaded, EngineFault, CallerLeft
     """
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
+    tracing = services.tracing if request is not None else None
+    if tracing is not None:
+        tracing.begin(account)
+    started = monotonic()
     asked = await _read(services.base, residents, given)
+    account.tokenised = started, monotonic()
     account.usage = [Usage(one.task, len(one.readings), one.tokens, one.truncated) for one in asked]
     if not parameters.truncate:
         _refuse_truncated(asked)
@@ -103,9 +109,13 @@ async def answer(
             found[one.task].append((raw, _decode(one, reading, raw, parameters.top_k)))
         return [Answered(one, *zip(*found[one.task], strict=True)) for one in asked]
 
-    if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
-        return await asyncio.to_thread(decoded)
-    return decoded()
+    started = monotonic()
+    large = sum(raw.size for raw in outputs) > INLINE_NUMBERS
+    answers = await asyncio.to_thread(decoded) if large else decoded()
+    account.decoded = started, monotonic()
+    if tracing is not None:
+        tracing.draw(account)
+    return answers
 
 
 def _checked(

@@ -8,14 +8,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
 from service.api.access import NOBODY
-from service.api.account import Account
 from service.api.keys import Key
 from service.api.services import Services
 from service.errors import CrossOrigin, Misdirected, RootstockError, Stopping, Unauthenticated
 from service.settings import listed
 
 OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}  # without a key
-WHILE_STOPPING = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+PROBES = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}  # answered also while it stops
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^\s\[\]@:/]+)(:\d+)?")
 
 
@@ -33,7 +32,6 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["account"] = Account()
 
         async def send_headed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -47,7 +45,7 @@ class Guard:
             try:
                 self._admit(scope)
             except RootstockError as error:
-                await problems.refusal(scope["path"], error)(scope, receive, send_headed)
+                await problems.refusal(scope, error)(scope, receive, send_headed)
             else:
                 await self._app(scope, receive, send_headed)
 
@@ -57,12 +55,12 @@ class Guard:
             Stopping, Misdirected, CrossOrigin, Unauthenticated
         """
         path, headers = scope["path"], Headers(scope=scope)
-        if self._lifecycle.stopping and path not in WHILE_STOPPING:
+        if self._lifecycle.stopping and path not in PROBES:
             raise Stopping("the service is stopping and takes no new work")
         self._check_host(headers)
         _check_origin(headers)
         key = self._key(headers) if self._keyring and path not in self._open else None
-        scope.setdefault("state", {}).update(key=key, caller=key.name if key else NOBODY)
+        scope["state"].update(key=key, caller=key.name if key else NOBODY)
 
     def _check_host(self, headers: Headers) -> None:
         """A page can have its own name lead to this machine, but never an address, nor localhost."""

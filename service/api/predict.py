@@ -27,7 +27,7 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
         inputs = _listed(wanted.inputs)
         routes = {task: await route(services, task, inputs, sticky_key, wanted.parameters.version)}
@@ -44,7 +44,7 @@ async def predict(task: str, request: Request, services: ServicesHere, sticky_ke
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
         check_tasks(request, wanted.tasks)
         inputs = _listed(wanted.inputs)

@@ -143,19 +143,23 @@ class PredictManyAnswer(BaseModel):
 
 
 class TaskAnswer(BaseModel):
+    """What is to answer a task, and what does. Where nothing does, all that follows `reason` is left empty."""
+
     task: str
-    kind: KindName
-    labels: list[str]
-    pair: bool = Field(description="whether an input is two texts")
-    version: int = Field(description="the active one; 0 is the bare base")
-    digest: str
-    method: str
-    metric: str | None
-    value: float | None = Field(description="the metric on the validation set that chose the adapter")
-    test_value: float | None = Field(description="the metric on a test set that training never saw")
-    description: str
-    resident: bool
-    parameters: int
+    active: int | None = Field(description="the version that is to answer; 0 is the bare base")
+    version: int | None = Field(default=None, description="the version that does")
+    reason: str | None = Field(default=None, description="why it is another; null: it is not")
+    kind: KindName | None = None
+    labels: list[str] = []
+    pair: bool = Field(default=False, description="whether an input is two texts")
+    digest: str | None = None
+    method: str | None = None
+    metric: str | None = None
+    value: float | None = Field(default=None, description="the metric on the validation set that chose the adapter")
+    test_value: float | None = Field(default=None, description="the metric on a test set that training never saw")
+    description: str = ""
+    resident: bool = False
+    parameters: int = 0
 
 
 class VersionAnswer(BaseModel):
@@ -234,10 +238,14 @@ class StatsAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`."""
+    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`.
+
+    `request_id` is the request's in the log and in the header X-Request-Id.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     code: str
+    request_id: str

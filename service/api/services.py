@@ -9,11 +9,13 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, Request
+from opentelemetry.trace import TracerProvider
 
 from service import __version__
 from service.api.keys import Keyring, KeysFile
 from service.api.lifecycle import Lifecycle
 from service.api.shadows import Shadows
+from service.api.tracing import Tracing, exporting_provider
 from service.api.trials import Trials
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
@@ -41,25 +43,33 @@ class Services:
     trials: Trials
     shadows: Shadows
     uploads: Semaphore  # one place for each upload under way
+    tracing: Tracing | None  # None: nobody asks for traces
     changes: Executor  # of the registry: room for each upload, which waits for the engine, and for one that does not
 
 
-def build_services(settings: Settings, base: BaseModel | None = None) -> Services:
+def build_services(
+    settings: Settings, base: BaseModel | None = None, provider: TracerProvider | None = None
+) -> Services:
     """Loads the base and the store's adapters.
 
     Args:
         base: use this one instead of loading `settings.base_model`.
+        provider: takes the traces, if there shall be any; else `settings.traces` says.
 
     Raises:
-        BadBase, BadStore, BadKeys: the service cannot start; the reason is named.
+        BadBase, BadStore, BadKeys, NotInstalled: the service cannot start; the reason is named.
     """
+    if provider is None and settings.traces:
+        provider = exporting_provider()
+    tracing = Tracing(provider) if provider is not None else None
     keyring = Keyring(KeysFile(Path(settings.keys_file))) if settings.keys_file else None
     if settings.threads:
         torch.set_num_threads(settings.threads)
     metrics = Metrics(settings.metrics_tasks)
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
-    runner = Runner(Engine(base), Scheduler[Job](settings.batch_tokens, settings.queue_tokens), metrics)
+    scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
+    runner = Runner(Engine(base), scheduler, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
         base, open_store(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
     )
@@ -85,6 +95,7 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
         trials=Trials(registry, metrics),
         shadows=Shadows(),
         uploads=Semaphore(settings.uploads),
+        tracing=tracing,
         changes=ThreadPoolExecutor(settings.uploads + 1, "registry"),
     )
 

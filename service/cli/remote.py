@@ -77,6 +77,9 @@ def tasks(url: str) -> None:
         found = client.tasks()
     width = max(len(task["task"]) for task in found)
     for task in found:
+        if task["version"] is None:
+            click.echo(f"{task['task']:<{width}}  v{task['active']:<3} is not served: {task['reason']}")
+            continue
         figure = f"{task['metric']} {task['value']:.3f}" if task["value"] is not None else ""
         labels = f"{len(task['labels'])} labels" if task["labels"] else ""
         form = "pair" if task["pair"] else "text"

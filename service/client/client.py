@@ -17,7 +17,7 @@ from service.client.batches import MOST_INPUTS, encode, key_of, parted, placed
 from service.client.refusals import foreign, refusal
 from service.client.retry import BUSY, CUT, UNSENT, Retry, retry_after
 from service.client.transport import Awaiting, Blocking, Request, Transport, finish
-from service.errors import BadInput, Conflict, RootstockError, ServiceUnreachable, TooLarge
+from service.errors import BadInput, Conflict, RootstockError, ServiceUnreachable, StoreUnreachable, TooLarge
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "ROOTSTOCK_KEY"
@@ -274,7 +274,10 @@ class _Calls:
             return _Failure(lost, isinstance(error, UNSENT) or (request.repeatable and isinstance(error, CUT)))
         if response.is_success:
             return response
-        return _Failure(refusal(response, self._url), response.status_code in BUSY, retry_after(response))
+        refused = refusal(response, self._url)
+        unknown = isinstance(refused, StoreUnreachable)  # whether it was done
+        again = response.status_code in BUSY and (request.repeatable or not unknown)
+        return _Failure(refused, again, retry_after(response))
 
 
 class Client(_Calls):

@@ -120,10 +120,7 @@ class Registry:
         Raises:
             UnknownTask
         """
-        task = self._tasks.get(name)
-        if task is None or not task.last:
-            raise UnknownTask(f"there is no task {name!r}")
-        return task
+        return _check_known(self._tasks.get(name, Task(name)))
 
     def resident(self, name: str, version: int | None = None) -> Resident:
         """What answers `name`: its active version, or the one asked for. May read a file: not for an event loop.
@@ -221,10 +218,7 @@ class Registry:
             UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
             Conflict: the task has a candidate of another kind.
         """
-        task = self._latest(name, number)
-        version = self._version(task, number)
-        if number == task.active == task.serving:
-            return version
+        version = self._version(self._latest(name, number), number)
         version, resident = self._readied(name, version)
 
         def activated(task: Task) -> Version:
@@ -298,6 +292,7 @@ class Registry:
         """
 
         def retired(task: Task) -> None:
+            _check_known(task)
             if task.versions:
                 after = replace(task, active=None, candidate=None).without(*task.versions)
                 after = after.logged("retire", by, task.active)
@@ -306,7 +301,6 @@ class Registry:
                 self._commit(after)
                 self._clear(name, task.versions)
 
-        self._latest(name)
         self._change(name, retired)
 
     def delete(self, name: str, number: int, by: str = "-") -> None:
@@ -317,6 +311,7 @@ class Registry:
         """
 
         def deleted(task: Task) -> None:
+            _check_known(task)
             if number not in task.versions:
                 raise UnknownVersion(f"task {name} has no version {number}")
             if number in (task.active, task.serving):
@@ -328,7 +323,6 @@ class Registry:
             self._commit(task.without(number).logged("delete", by, task.active, task.versions[number]))
             self._clear(name, [number])
 
-        self._latest(name, number)
         self._change(name, deleted)
 
     def file(self, name: str, number: int) -> bytes:
@@ -432,14 +426,19 @@ class Registry:
         return replace(whole.version, proof=self._prove(whole)), whole.resident
 
     def _change(self, name: str, change: Callable[[Task], T]) -> T:
-        """Makes a change to the task as it is; one that others have overtaken anew, to what they made of it.
+        """Makes a change to the task as it is; one that others have overtaken anew, to what they made of it. So is one
+        that contradicts what is known here of the task, which may be old.
 
         Raises:
             Conflict: others overtake it again and again.
         """
-        for _ in range(TRIES):
-            with self._changing, suppress(Changed):
-                return change(self._tasks.get(name, Task(name)))
+        for attempt in range(TRIES):
+            try:
+                with self._changing, suppress(Changed):
+                    return change(self._tasks.get(name, Task(name)))
+            except (UnknownTask, UnknownVersion, Conflict):
+                if attempt:
+                    raise
             self._catch_up_now(name)
         raise Conflict(f"task {name} is being changed by others at once; nothing came of this change")
 
@@ -453,6 +452,8 @@ class Registry:
             if activate:
                 known = replace(known, proof=upload.version.proof)
                 self._activate(task, known, replace(upload.resident, version=known.number), by)
+            else:
+                self._confirm(task)
             return known, False
         if activate:
             task.activated(upload.version)  # or it is refused, before anything is written
@@ -497,8 +498,20 @@ class Registry:
         after = task.activated(version)
         if version.number != task.active:
             self._commit(after.logged(did, by, task.active, version), resident)
-        elif task.behind is not None:
+            return
+        self._confirm(task)
+        if task.behind is not None:
             self._install(after, resident)
+
+    def _confirm(self, task: Task) -> None:
+        """Makes sure that what needs no change is so in the store as well.
+
+        Raises:
+            Changed, BadStore
+        """
+        kept = self._store.state(task.name)
+        if (kept and kept.tag) != (task.kept and task.kept.tag):
+            raise Changed
 
     def _commit(self, task: Task, served: Resident | None = None) -> None:
         """The one moment of a change: the state with its log entry reaches the store, and then memory.
@@ -611,3 +624,9 @@ class Registry:
                 settled, reason = False, error.detail
         serving = before.serving if before.serving in task.versions and before.serving != version.number else None
         return replace(task.having(version), behind=Behind(serving, reason)), None, settled
+
+
+def _check_known(task: Task) -> Task:
+    if not task.last:  # it never was, or its first upload was cut short
+        raise UnknownTask(f"there is no task {task.name!r}")
+    return task

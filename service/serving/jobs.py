@@ -18,6 +18,7 @@ class Batch:
     rows: int
     tokens: int
     adapters: int
+    context: object = None  # of who watches batches
 
 
 @dataclass(eq=False)
@@ -25,6 +26,7 @@ class Course:
     """When a job waited and ran: filled by the runner, read by who submitted it."""
 
     admitted: float = 0.0
+    context: object = None  # of who submitted the job, for who watches batches
     batches: list[Batch] = field(default_factory=list)  # that held rows of it, in order
 
     @property

@@ -16,15 +16,24 @@ from service.tasks import Floats
 
 log = logging.getLogger(__name__)
 
+Watch = Callable[[Batch, Sequence[Course]], None]
+
 
 class Runner:
     def __init__(
-        self, engine: Engine, scheduler: Scheduler[Job], metrics: Metrics, clock: Callable[[], float] = monotonic
+        self,
+        engine: Engine,
+        scheduler: Scheduler[Job],
+        metrics: Metrics,
+        clock: Callable[[], float] = monotonic,
+        watch: Watch | None = None,
     ) -> None:
+        """`watch` is called for each batch that has run, before its jobs hear of it."""
         self._engine = engine
         self._scheduler = scheduler
         self._metrics = metrics
         self._clock = clock
+        self._watch = watch
         self._ready = threading.Condition()  # guards the scheduler and the four fields below
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
@@ -113,8 +122,11 @@ class Runner:
         try:
             outputs = self._engine.run(rows)
             batch = self._observed(rows, started)
-            for job in dict.fromkeys(pick.job for pick in picks):
-                job.course.batches.append(batch)
+            courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
+            if self._watch is not None:
+                self._watch(batch, courses)
+            for course in courses:
+                course.batches.append(batch)
             for pick, output in zip(picks, outputs, strict=True):
                 pick.job.fill(pick.row, output)
         except Exception as error:  # whatever it is, it ends these jobs and no others

@@ -84,7 +84,7 @@ STATUSES = (400, 404, 413, 415, 422, 500, 503)
     summary=f"Vectors of task {BARE_TASK}, as Text Embeddings Inference gives them",
 )
 async def embed(request: Request, services: ServicesHere) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, EmbedRequest, services.settings)
         found = await _embedded(request, services, BARE_TASK, tasks, wanted.inputs, wanted.dimensions, wanted.truncate)
         vectors = _vectors(found) if wanted.normalize else [rows[0] for rows in found.raw]
@@ -99,7 +99,7 @@ async def embed(request: Request, services: ServicesHere) -> Response:
     summary="Vectors of a task of kind embedding, as OpenAI gives them",
 )
 async def embeddings(request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, EmbeddingsRequest, services.settings)
         # There is no place in the answer to say that a text was cut.
         found = await _embedded(

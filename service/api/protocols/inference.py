@@ -96,14 +96,14 @@ async def server() -> ServerAnswer:
 
 
 @router.get("/health/live", summary="As /healthz")
-async def live(services: ServicesHere) -> Response:
-    status = (await operations.healthz(services)).status_code
+async def live(request: Request, services: ServicesHere) -> Response:
+    status = (await operations.healthz(request, services)).status_code
     return JSONResponse({"live": status == 200}, status)
 
 
 @router.get("/health/ready", summary="As /readyz")
-async def ready(services: ServicesHere) -> Response:
-    status = (await operations.readyz(services)).status_code
+async def ready(request: Request, services: ServicesHere) -> Response:
+    status = (await operations.readyz(request, services)).status_code
     return JSONResponse({"ready": status == 200}, status)
 
 
@@ -145,7 +145,7 @@ async def infer(
     version: int | None = None,
     sticky_key: StickyKey = None,
 ) -> Response:
-    with counted(request, services) as tasks:
+    with counted(request, services.metrics) as tasks:
         wanted, binary = await read_inference(request, InferRequest, services.settings)
         manifest = services.registry.version(task, version).manifest
         assert manifest is not None  # it is served
