@@ -1,6 +1,6 @@
 """What to train, and on what: a plan, and the examples that its files hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -79,7 +79,15 @@ def read_data(plan: Plan) -> Data:
                 "name other rows with --validation"
             )
     test = read_examples(plan.test, plan.columns, kind) if plan.test else []
+    found += [*_seen("validation", validation, training), *_seen("test", test, [*training, *validation])]
     return Data(kind, training, validation, test, found)
+
+
+def _seen(part: str, rows: Sequence[Example], before: Sequence[Example]) -> Iterator[str]:
+    """What a figure on rows that were trained on, or chosen by, is worth."""
+    known = {example.given for example in before}
+    if count := sum(example.given in known for example in rows):
+        yield f"{count:,} of {len(rows):,} {part} rows were seen before in training or validation: figures are too good"
 
 
 def tokens_read(base: BaseModel, plan: Plan, kind: KindName) -> int:
