@@ -79,15 +79,16 @@ def read_data(plan: Plan) -> Data:
                 "name other rows with --validation"
             )
     test = read_examples(plan.test, plan.columns, kind) if plan.test else []
-    found += [*_seen("validation", validation, training), *_seen("test", test, [*training, *validation])]
+    found += _seen(validation, training, "validation rows are among those trained on")
+    found += _seen(test, [*training, *validation], "test rows are among those trained on or chosen by")
     return Data(kind, training, validation, test, found)
 
 
-def _seen(part: str, rows: Sequence[Example], before: Sequence[Example]) -> Iterator[str]:
-    """What a figure on rows that were trained on, or chosen by, is worth."""
+def _seen(rows: Sequence[Example], before: Sequence[Example], said: str) -> Iterator[str]:
+    """Inputs that stand in both, whatever their labels."""
     known = {example.given for example in before}
     if count := sum(example.given in known for example in rows):
-        yield f"{count:,} of {len(rows):,} {part} rows were seen before in training or validation: figures are too good"
+        yield f"{count:,} of {len(rows):,} {said}: figures on them are too good"
 
 
 def tokens_read(base: BaseModel, plan: Plan, kind: KindName) -> int:
