@@ -18,6 +18,7 @@ from service.api.tracing import Tracing, exporting_provider
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
+from service.errors import BadStore, EngineFault
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.store import FolderStore
@@ -99,6 +100,8 @@ def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
     metrics.base_parameters.set(base.parameters)
     metrics.base_bytes.set(base.bytes)
     metrics.queue_limit.set(settings.queue_tokens)
+    for error in (BadStore, EngineFault):  # an alert that waits for the first must have seen that there was none
+        metrics.refusals.labels(error.code)
     metrics.build.info(
         {
             "version": __version__,
