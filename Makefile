@@ -12,7 +12,7 @@ WORK ?= build/benchmarks
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
-	@$(BIN)/python -c 'import torch' || (echo "torch does not start here: install its CPU build (README, Install), then run make again" && exit 1)
+	@$(BIN)/python -c 'import torch' || (echo "torch does not start here: install its CPU build (docs/getting-started.md), then run make again" && exit 1)
 	touch $@
 
 .venv/ready-dev: .venv/ready requirements-dev.lock requirements-telemetry.lock
@@ -47,7 +47,7 @@ lint: .venv/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml deploy/compose-cuda.yml
 
 # What is made from the code: pages of the documentation, and the dashboard.
 docs: .venv/ready-dev

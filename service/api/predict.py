@@ -32,6 +32,7 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere) -> Response:
+    """Which version answered stands in the answer, and in the headers `Rootstock-Version` and `Rootstock-Digest`."""
     with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
         resident = await find(services, task, wanted.parameters.version)
@@ -48,6 +49,7 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere) -> Response:
+    """One answer for each task. A text is read once, and what the tasks have in common is computed once."""
     with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
         check_tasks(request, wanted.tasks)

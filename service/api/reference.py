@@ -49,6 +49,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> dict[str, A
         "name": f"{method.upper()} {path}",
         "id": operation["operationId"],
         "summary": operation["summary"],
+        "description": " ".join(operation.get("description", "").split()),
         "key": _key(operation),
         "parameters": [
             _field(parameter["name"], parameter["schema"], f"{parameter['in']}, " + _needed(parameter))

@@ -1,5 +1,6 @@
 """The OpenAPI document as a page."""
 
+from textwrap import fill
 from typing import Any
 
 from service.api.app import routes
@@ -24,6 +25,8 @@ def page() -> str:
 
 def _section(operation: dict[str, Any]) -> str:
     parts = [f"\n## {operation['name']}\n\n{operation['summary']}. Takes {operation['key']}.\n"]
+    if operation["description"]:
+        parts.append(f"\n{fill(operation['description'], 120, break_on_hyphens=False)}\n")
     fields = [*operation["parameters"], *(field for _, fields in operation["bodies"] for field in fields)]
     if fields:
         parts.append("\n| field | where | what it is |\n|---|---|---|\n")
