@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from time import perf_counter
+from contextlib import contextmanager, suppress
+from time import monotonic, perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,11 @@ from fastapi import Request
 from service.adapters.manifest import MAX_LABELS, Manifest
 from service.api.schemas import Parameters, QuestionInput, TextInput
 from service.api.services import Services
+from service.api.timing import Time
 from service.engine.bank import Resident
-from service.engine.base_model import BaseModel
 from service.engine.engine import Row
-from service.errors import BadInput, CallerLeft, EngineFault, RootstockError, TooLarge
+from service.errors import BadInput, CallerLeft, EngineFault, Overloaded, RootstockError, TooLarge
+from service.serving.scheduler import SEVERAL
 from service.tasks import Floats, Given, Prediction, Reading, read_for, reading_settings
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
@@ -89,9 +90,30 @@ def counted(services: Services) -> Iterator[list[str]]:
         services.metrics.request_seconds.observe(perf_counter() - started)
 
 
+def refuse_early(services: Services, task: str, tasks: list[str]) -> None:
+    """For what there is no room for, before it is read.
+
+    Args:
+        task: in whose line the request would wait.
+        tasks: of `counted`; the task is put into it where it is refused, if it is one that is served.
+
+    Raises:
+        OverQuota, Overloaded, EngineFault
+    """
+    try:
+        services.quotas.check(task, monotonic())
+        services.runner.check(task)
+    except Overloaded:
+        with suppress(RootstockError):
+            services.registry.active(task)
+            tasks.append(task)
+        raise
+
+
 async def answer(
     request: Request,
     services: Services,
+    time: Time,
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
     parameters: Parameters,
@@ -101,16 +123,24 @@ async def answer(
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
         TooLarge: there are more inputs, or scores to give, than in one request.
-        Overloaded, EngineFault, CallerLeft
+        OverQuota: one of the tasks has had its tokens.
+        Overloaded, DeadlineExceeded, EngineFault, CallerLeft
     """
+    time.within(parameters.timeout)
+    for task in residents:
+        services.quotas.check(task, monotonic())
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
-    asked = await _read(services.base, residents, given)
+    asked = await _read(services, residents, given)
     if not parameters.truncate:
         _refuse_truncated(asked)
     # By input, then by task: rows of one text stand together, and share what their tasks have in common.
     order = [(number, one) for number in range(len(inputs)) for one in asked]
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
-    outputs = await _while_awaited(request, services.runner.submit(rows))
+    line = next(iter(residents)) if len(residents) == 1 else SEVERAL
+    future = services.runner.submit(rows, line, time.deadline)
+    for one in asked:
+        services.quotas.charge(one.task, one.tokens, monotonic())
+    outputs = await _while_awaited(request, future)
 
     def decoded() -> list[Answered]:
         left = iter(outputs)
@@ -122,7 +152,7 @@ async def answer(
         return [Answered(one, *zip(*found[one.task], strict=True)) for one in asked]
 
     if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
-        return await asyncio.to_thread(decoded)
+        return await asyncio.get_running_loop().run_in_executor(services.readers, decoded)
     return decoded()
 
 
@@ -170,7 +200,7 @@ def _form(names: Collection[str]) -> str:
 
 
 async def _read(
-    base: BaseModel, residents: Mapping[str, Resident], given: Mapping[str, Sequence[Given]]
+    services: Services, residents: Mapping[str, Resident], given: Mapping[str, Sequence[Given]]
 ) -> list[Asked]:
     """Tokenises the inputs; once for all tasks that read them alike."""
 
@@ -179,12 +209,12 @@ async def _read(
         for task, resident in residents.items():
             alike = (reading_settings(resident.manifest), resident.manifest.head.pair)
             if alike not in known:
-                known[alike] = read_for(resident.manifest, base.tokenizer, given[task])
+                known[alike] = read_for(resident.manifest, services.base.tokenizer, given[task])
             yield Asked(task, resident, known[alike])
 
     characters = sum(len(one.text) + len(one.text_pair or "") for inputs in given.values() for one in inputs)
     if characters > INLINE_CHARACTERS:
-        return await asyncio.to_thread(lambda: list(read()))
+        return await asyncio.get_running_loop().run_in_executor(services.readers, lambda: list(read()))
     return list(read())
 
 

@@ -67,6 +67,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 following.cancel()
             await asyncio.to_thread(services.runner.stop, services.settings.stop_seconds)
             services.changes.shutdown()
+            services.readers.shutdown()
             services.registry.close()
 
 

@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import ip_address
+from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,20 +11,24 @@ from service.api import problems
 from service.api.access import NOBODY
 from service.api.keys import Key
 from service.api.services import Services
-from service.errors import CrossOrigin, Misdirected, RootstockError, Stopping, Unauthenticated
+from service.errors import CrossOrigin, Misdirected, Overloaded, RootstockError, Stopping, Unauthenticated
 from service.settings import listed
 
 OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}  # without a key
-WHILE_STOPPING = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+ALWAYS = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^\s\[\]@:/]+)(:\d+)?")
 
 
 class Guard:
-    """ASGI middleware. Puts `caller`, a key's name, and `key` into the request's state; "-" and None without keys."""
+    """ASGI middleware. Puts `caller`, a key's name, and `key` into the request's state; "-" and None without keys.
+
+    `arrived` is the time at which the request did, by `monotonic`.
+    """
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._lifecycle = services.lifecycle
+        self._most = services.settings.max_requests
         self._keyring = services.keyring
         self._open = OPEN | ({"/metrics"} if services.settings.metrics_open else set())
         self._names = {"localhost", services.settings.host, *listed(services.settings.hosts.lower())}
@@ -41,6 +46,7 @@ class Guard:
                     headers["Connection"] = "close"
             await send(message)
 
+        scope.setdefault("state", {})["arrived"] = monotonic()
         with self._lifecycle.request():
             try:
                 self._admit(scope)
@@ -52,15 +58,18 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         """
         Raises:
-            Stopping, Misdirected, CrossOrigin, Unauthenticated
+            Stopping, Overloaded, Misdirected, CrossOrigin, Unauthenticated
         """
         path, headers = scope["path"], Headers(scope=scope)
-        if self._lifecycle.stopping and path not in WHILE_STOPPING:
-            raise Stopping("the service is stopping and takes no new work")
+        if path not in ALWAYS:
+            if self._lifecycle.stopping:
+                raise Stopping("the service is stopping and takes no new work")
+            if self._lifecycle.requests > self._most:
+                raise Overloaded(f"{self._most} requests are under way, the most at once")
         self._check_host(headers)
         _check_origin(headers)
         key = self._key(headers) if self._keyring and path not in self._open else None
-        scope.setdefault("state", {}).update(key=key, caller=key.name if key else NOBODY)
+        scope["state"].update(key=key, caller=key.name if key else NOBODY)
 
     def _check_host(self, headers: Headers) -> None:
         """A page can have its own name lead to this machine, but never an address, nor localhost."""

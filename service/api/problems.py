@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.protocols.errors import shaped
 from service.api.schemas import Problem
-from service.errors import BadAdapter, Overloaded, RootstockError, Unauthenticated
+from service.errors import BadAdapter, DeadlineExceeded, Overloaded, RootstockError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def refusal(path: str, error: RootstockError) -> JSONResponse:
     """An error of ours in the form that this path answers with."""
     headers = None
     if isinstance(error, Overloaded):
-        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
+        headers = {"Retry-After": str(max(1, ceil(error.retry_after)))}
     elif isinstance(error, Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}
     facts = error.facts if isinstance(error, BadAdapter) else None
@@ -105,7 +106,7 @@ def _cut(text: str, most: int) -> str:
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RootstockError)
-    if error.status >= 500 and not isinstance(error, Overloaded):
+    if error.status >= 500 and not isinstance(error, Overloaded | DeadlineExceeded):
         log.error("%s %s: %s", request.method, request.url.path, error.detail)
     return refusal(request.url.path, error)
 

@@ -19,11 +19,15 @@ from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.store import FolderStore
 from service.serving.jobs import Job
+from service.serving.pace import Limits, Pace
+from service.serving.quotas import Quotas
 from service.serving.runner import Runner
-from service.serving.scheduler import Scheduler
-from service.settings import Settings, listed
+from service.serving.scheduler import UNPROVED, Scheduler
+from service.settings import Settings, listed, numbered
 
 log = logging.getLogger(__name__)
+
+READERS = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Services:
     base: BaseModel
     registry: Registry
     runner: Runner
+    quotas: Quotas
+    readers: Executor  # for what would hold the event loop up; few, so that a rush of it leaves the engine its share
     uploads: Semaphore  # one place for each upload under way
     changes: Executor  # of the registry: room for each upload, which waits for the engine, and for one that does not
 
@@ -55,9 +61,14 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     metrics.base_parameters.set(base.parameters)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned))
-    runner = Runner(Engine(base), Scheduler[Job](settings.batch_tokens, settings.queue_tokens), metrics)
+    pace = Pace(Limits(**settings.model_dump(include=set(Limits._fields))))
+    runner = Runner(Engine(base), Scheduler[Job](numbered(settings.weights)), pace, metrics)
     registry = Registry(
-        base, FolderStore(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
+        base,
+        FolderStore(settings.store),
+        bank,
+        metrics,
+        run=lambda rows: runner.submit(rows, UNPROVED, apart=True).result(),
     )
     registry.open()
     tasks = len(registry.names()) - 1
@@ -74,6 +85,8 @@ def build_services(settings: Settings, base: BaseModel | None = None) -> Service
         base=base,
         registry=registry,
         runner=runner,
+        quotas=Quotas(numbered(settings.quotas)),
+        readers=ThreadPoolExecutor(READERS, "reader"),
         uploads=Semaphore(settings.uploads),
         changes=ThreadPoolExecutor(settings.uploads + 1, "registry"),
     )
