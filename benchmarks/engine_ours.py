@@ -33,8 +33,8 @@ from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
 from service.engine.native import taken_threads
 from service.metrics import Metrics
+from service.registry.folder import FolderStore
 from service.registry.registry import Registry
-from service.registry.store import FolderStore
 from service.tasks import Floats, TokenizedRow, expected_shapes
 
 AHEAD = 8  # batches whose adapters are asked for before their turn: as many requests of 64 rows wait in a busy service
@@ -66,7 +66,7 @@ def prepare(settings: Settings) -> Contestant:
         ways[f"{name} {few}"] = InMemory(engine, loaded)
     store = FromStore(engine, settings, files)
     ways[f"store {settings['stored']}"] = store
-    ways |= parts(base) | products(base.precision, settings["products"])
+    ways |= parts(base) | products(base, settings["products"])
 
     def facts() -> dict[str, Any]:
         return {"precision": base.precision, "linear_parameters": linear_parameters(base), "store": store.facts()}

@@ -25,8 +25,9 @@ from service.client import Client
 from service.engine.arranging import Arranger
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
+from service.registry.folder import FolderStore
 from service.registry.proof import Prover
-from service.registry.store import FolderStore, State
+from service.registry.store import State
 from serving import running_service
 
 HERE = Path(__file__).parent
@@ -91,9 +92,9 @@ def by_parts(base: BaseModel, store: FolderStore, files: list[bytes]) -> dict[st
 
 def _keep(store: FolderStore, name: str, data: bytes) -> None:
     """As the registry does with a new task."""
-    store.write_state(name, State(active=None, last=0))
+    tag = store.write_state(name, State(active=None, last=0), None)
     store.write(name, 1, data)
-    store.write_state(name, State(active=1, last=1))
+    store.write_state(name, State(active=1, last=1), tag)
 
 
 def _spread(milliseconds: list[float]) -> dict[str, float]:

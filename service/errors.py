@@ -9,6 +9,7 @@ RootstockError
 ├── BadAdapter           422  an adapter file is damaged, or not made for this base
 ├── UnknownTask          404
 ├── UnknownVersion       404
+├── UnknownCandidate     404  the task has no candidate
 ├── Conflict             409  the request contradicts what is being served
 ├── CallerLeft           400  the caller went away, or its body did not arrive in time
 ├── TooLarge             413  a body, or its list of inputs, is over the limit; in parts it would be taken
@@ -20,8 +21,10 @@ RootstockError
 │   └── Stopping         503  the service is going down and takes no new work
 ├── EngineFault          500  the engine failed on the batch that held this request
 ├── BadKeys               -   the file of API keys cannot be read, or a key cannot be made
+├── NotInstalled         -   a setting needs packages that are not there
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
+│   └── StoreUnreachable 503  nothing is heard of it; what is served goes on, and what was asked may have happened
 ├── BadData               -   a training file is wrong; names the file and the line
 │   └── Diverged          -   a training came to nothing at its learning rate
 └── ServiceUnreachable    -   the client found no service, or an answer that is not one of ours
@@ -38,6 +41,7 @@ class RootstockError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    retry_after: float | None = None  # seconds, where a second try may be answered
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -95,6 +99,10 @@ class UnknownVersion(RootstockError):
     status, code, title = 404, "unknown_version", "No such version"
 
 
+class UnknownCandidate(RootstockError):
+    status, code, title = 404, "unknown_candidate", "No candidate"
+
+
 class Conflict(RootstockError):
     status, code, title = 409, "conflict", "The request contradicts the current state"
 
@@ -120,7 +128,7 @@ class Overloaded(RootstockError):
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after  # seconds
+        self.retry_after = retry_after
 
 
 class OverQuota(Overloaded):
@@ -143,12 +151,21 @@ class BadKeys(RootstockError):
     code, title = "bad_keys", "The keys cannot be used"
 
 
+class NotInstalled(RootstockError):
+    code, title = "not_installed", "A package is missing"
+
+
 class BadBase(RootstockError):
     code, title = "bad_base", "The base model cannot be used"
 
 
 class BadStore(RootstockError):
     code, title = "bad_store", "The adapter store cannot be used"
+
+
+class StoreUnreachable(BadStore):
+    status, code, title = 503, "store_unreachable", "The adapter store cannot be reached"
+    retry_after = 5.0
 
 
 class BadData(RootstockError):

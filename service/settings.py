@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -30,9 +30,30 @@ class Settings(BaseModel):
         ),
     ] = ""
     metrics_open: Annotated[bool, Field(description="answer /metrics without a key, also where there are keys")] = False
-    store: Annotated[Path, Field(description="folder of adapter files; made when it is not there")] = Path(
-        "adapters_store"
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="the log as lines for people, or a JSON object a line")
+    ] = "text"
+    access_log: Annotated[bool, Field(description="a line in the log for each request, but for health and metrics")] = (
+        True
     )
+    traces: Annotated[
+        bool,
+        Field(
+            description="send OpenTelemetry traces, as the OTEL_… variables say; needs the extra rootstock[telemetry]"
+        ),
+    ] = False
+    metrics_tasks: Annotated[
+        int, Field(ge=0, description="tasks with a label of their own in /metrics, the busiest; the rest share one")
+    ] = 50
+    store: Annotated[
+        str,
+        Field(
+            description="where the adapter files are: a folder, made when it is not there, or s3://, gs:// or az://…"
+        ),
+    ] = "adapters_store"
+    follow_seconds: Annotated[
+        float, Field(ge=0, description="how often the store is looked at for what other services changed; 0: never")
+    ] = 2.0
     base_model: Annotated[str, Field(description="the frozen base: a folder, or a model's name")] = (
         "sentence-transformers/all-MiniLM-L6-v2"
     )
@@ -100,6 +121,11 @@ class Settings(BaseModel):
     def _refuse_what_are_no_numbers(cls, text: str) -> str:
         numbered(text)
         return text
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _path(cls, store: Any) -> Any:
+        return str(store) if isinstance(store, Path) else store
 
     @model_validator(mode="after")
     def _refuse_to_be_open_unasked(self) -> Self:

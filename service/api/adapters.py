@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
+from time import perf_counter
 from typing import ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -10,8 +12,19 @@ from fastapi import APIRouter, Request, Response
 from service.api.access import needs, reaches
 from service.api.body import body_schema, read_file, read_json
 from service.api.problems import documented
-from service.api.schemas import ActivateRequest, AdapterAnswer, LogAnswer, TaskAnswer, VersionAnswer
+from service.api.schemas import (
+    ActivateRequest,
+    AdapterAnswer,
+    CandidateAnswer,
+    Latency,
+    LogAnswer,
+    SeenAnswer,
+    TaskAnswer,
+    VersionAnswer,
+)
 from service.api.services import Services, ServicesHere
+from service.api.trials import Trial
+from service.engine.bank import BARE_TASK
 from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.versions import Task, Version
 
@@ -28,21 +41,24 @@ FILE_BODY = {
 }
 
 
-@router.get("/tasks", summary="What is served, of the tasks that the key reaches", dependencies=[needs()])
+@router.get(
+    "/tasks", summary="What is served and what is to be, of the tasks that the key reaches", dependencies=[needs()]
+)
 async def tasks(request: Request, services: ServicesHere) -> list[TaskAnswer]:
-    names = (name for name in services.registry.names() if reaches(request, name))
-    found = ((name, _served(services, name)) for name in names)
+    found = [_bare(services), *services.registry.tasks()]
     return [
-        _task_answer(services, name, version) for name, version in found if version is not None
-    ]  # None: retired now
+        _task_answer(services, task)
+        for task in sorted(found, key=attrgetter("name"))
+        if task.active is not None and reaches(request, task.name)
+    ]
 
 
-@router.get("/tasks/{task}", responses=documented(404, 422), summary="One served task", dependencies=[needs()])
+@router.get("/tasks/{task}", responses=documented(404, 422), summary="One task", dependencies=[needs()])
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
-    version = _served(services, task)
-    if version is None:
+    found = _bare(services) if task == BARE_TASK else services.registry.task(task)
+    if found.active is None:
         raise UnknownTask(f"task {task!r} is not served")
-    return _task_answer(services, task, version)
+    return _task_answer(services, found)
 
 
 @router.put(
@@ -56,14 +72,16 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
 async def upload(
     task: str, request: Request, response: Response, services: ServicesHere, activate: bool = True
 ) -> VersionAnswer:
-    outcome = "failed"
+    outcome, started = "failed", perf_counter()
     try:
         if services.uploads.locked():
             raise Overloaded(f"{services.settings.uploads} uploads are under way, the most at once")
         async with services.uploads:
             data = await read_file(request, services.settings)
-            version, new = await _change(services, services.registry.upload, task, data, activate, _caller(request))
+            version, new = await change(services, services.registry.upload, task, data, activate, caller(request))
         outcome = "accepted" if new else "known"
+        if new:
+            services.metrics.upload_seconds.observe(perf_counter() - started)
     except RootstockError as error:
         outcome = error.code
         raise
@@ -71,32 +89,27 @@ async def upload(
         services.metrics.uploads.labels(outcome).inc()
     if not new:
         response.status_code = 200
-    return _version_answer(services.registry.task(task), version)
+    return version_answer(services.registry.task(task), version)
 
 
 @router.get(
     "/adapters/{task}",
     responses=documented(404, 422),
-    summary="A task's versions and their state",
+    summary="A task's versions and their state, and what is seen of its candidate",
     dependencies=[needs("upload")],
 )
 async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
-    found = services.registry.task(task)
-    return AdapterAnswer(
-        task=task,
-        active=found.active,
-        versions=[_version_answer(found, version) for _, version in sorted(found.versions.items())],
-    )
+    return adapter_answer(services, services.registry.task(task))
 
 
 @router.get(
     "/adapters/{task}/log",
-    responses=documented(404, 422),
+    responses=documented(404, 422, 500),
     summary="Who changed what of a task, and when",
     dependencies=[needs("upload")],
 )
 async def task_log(task: str, services: ServicesHere) -> LogAnswer:
-    return LogAnswer(task=task, entries=list(services.registry.task(task).log))
+    return LogAnswer(task=task, entries=list(await asyncio.to_thread(services.registry.log, task)))
 
 
 @router.get(
@@ -121,8 +134,8 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
     wanted = await read_json(request, ActivateRequest, services.settings)
-    version = await _change(services, services.registry.activate, task, wanted.version, _caller(request))
-    return _version_answer(services.registry.task(task), version)
+    version = await change(services, services.registry.activate, task, wanted.version, caller(request))
+    return version_answer(services.registry.task(task), version)
 
 
 @router.delete(
@@ -133,7 +146,7 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     dependencies=[needs("admin")],
 )
 async def retire(task: str, request: Request, services: ServicesHere) -> None:
-    await _change(services, services.registry.retire, task, _caller(request))
+    await change(services, services.registry.retire, task, caller(request))
 
 
 @router.delete(
@@ -144,23 +157,24 @@ async def retire(task: str, request: Request, services: ServicesHere) -> None:
     dependencies=[needs("admin")],
 )
 async def delete(task: str, version: int, request: Request, services: ServicesHere) -> None:
-    await _change(services, services.registry.delete, task, version, _caller(request))
+    await change(services, services.registry.delete, task, version, caller(request))
 
 
-async def _change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+async def change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Runs a change of the registry beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(services.changes, partial(change, *arguments, **named))
 
 
-def _caller(request: Request) -> str:
+def caller(request: Request) -> str:
     """Who asks, for the log: a key's name, or where no keys are asked for, an address."""
     if request.state.key is None and request.client:
         return request.client.host
     return str(request.state.caller)
 
 
-def _version_answer(task: Task, version: Version) -> VersionAnswer:
-    state = "refused" if version.problem else "active" if version.number == task.active else "inactive"
+def version_answer(task: Task, version: Version) -> VersionAnswer:
+    roles = {task.active: "active", task.candidate.version if task.candidate else None: "candidate"}
+    state = "refused" if version.problem else roles.get(version.number, "inactive")
     return VersionAnswer(
         task=task.name,
         version=version.number,
@@ -172,28 +186,62 @@ def _version_answer(task: Task, version: Version) -> VersionAnswer:
     )
 
 
-def _served(services: Services, name: str) -> Version | None:
-    try:
-        return services.registry.active(name)
-    except RootstockError:
-        return None
+def adapter_answer(services: Services, task: Task) -> AdapterAnswer:
+    trial = services.trials.of(task.name)
+    return AdapterAnswer(
+        task=task.name,
+        active=task.active,
+        candidate=_candidate_answer(trial) if trial is not None else None,
+        versions=[version_answer(task, version) for _, version in sorted(task.versions.items())],
+    )
 
 
-def _task_answer(services: Services, name: str, version: Version) -> TaskAnswer:
+def _candidate_answer(trial: Trial) -> CandidateAnswer:
+    return CandidateAnswer(
+        **trial.candidate.model_dump(),
+        since=trial.since,
+        compared=trial.compared,
+        agreed=trial.inputs["agreed"],
+        agreement=trial.agreement,
+        failed=trial.inputs["failed"],
+        dropped=trial.inputs["dropped"],
+        seen={
+            role: SeenAnswer(
+                version=seen.version,
+                requests=seen.requests,
+                failed=seen.failed,
+                latency=Latency(p50=seen.latency(0.5), p95=seen.latency(0.95)),
+            )
+            for role, seen in trial.seen.items()
+        },
+    )
+
+
+def _bare(services: Services) -> Task:
+    """The bare base as a task."""
+    return Task(BARE_TASK, {0: services.registry.version(BARE_TASK)}, active=0)
+
+
+def _task_answer(services: Services, task: Task) -> TaskAnswer:
+    version = task.versions.get(-1 if task.serving is None else task.serving)
+    reason = task.behind.reason if task.behind is not None else None
+    if version is None or version.manifest is None:
+        return TaskAnswer(task=task.name, active=task.active, reason=reason)
     manifest = version.manifest
-    assert manifest is not None  # it is served
     return TaskAnswer(
-        task=name,
+        task=task.name,
+        active=task.active,
+        version=version.number,
+        reason=reason,
         kind=manifest.kind,
         labels=manifest.labels,
         pair=manifest.head.pair,
-        version=version.number,
         digest=version.digest,
         method=manifest.method.name,
         metric=manifest.trained.metric if manifest.trained else None,
         value=manifest.trained.value if manifest.trained else None,
         test_value=manifest.trained.test_value if manifest.trained else None,
         description=manifest.description,
-        resident=services.registry.holds(name, version.number),
+        resident=services.registry.holds(task.name, version.number),
         parameters=version.parameters,
     )

@@ -2,7 +2,6 @@
 
 import re
 from ipaddress import ip_address
-from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,15 +14,18 @@ from service.errors import CrossOrigin, Misdirected, Overloaded, RootstockError,
 from service.settings import listed
 
 OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}  # without a key
-ALWAYS = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+PROBES = {
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+}  # answered also while it stops, or is full
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^\s\[\]@:/]+)(:\d+)?")
 
 
 class Guard:
-    """ASGI middleware. Puts `caller`, a key's name, and `key` into the request's state; "-" and None without keys.
-
-    `arrived` is the time at which the request did, by `monotonic`.
-    """
+    """ASGI middleware. Puts `caller`, a key's name, and `key` into the request's state; "-" and None without keys."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
@@ -46,12 +48,11 @@ class Guard:
                     headers["Connection"] = "close"
             await send(message)
 
-        scope.setdefault("state", {})["arrived"] = monotonic()
         with self._lifecycle.request():
             try:
                 self._admit(scope)
             except RootstockError as error:
-                await problems.refusal(scope["path"], error)(scope, receive, send_headed)
+                await problems.refusal(scope, error)(scope, receive, send_headed)
             else:
                 await self._app(scope, receive, send_headed)
 
@@ -61,7 +62,7 @@ class Guard:
             Stopping, Overloaded, Misdirected, CrossOrigin, Unauthenticated
         """
         path, headers = scope["path"], Headers(scope=scope)
-        if path not in ALWAYS:
+        if path not in PROBES:
             if self._lifecycle.stopping:
                 raise Stopping("the service is stopping and takes no new work")
             if self._lifecycle.requests > self._most:

@@ -8,19 +8,15 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 
 from service.api.access import check_tasks, needs
-from service.api.answering import Answered, Sent, answer, counted, find, refuse_early
+from service.api.account import counted
+from service.api.answering import Answered, Sent, refuse_early
 from service.api.body import read_json
 from service.api.problems import documented
+from service.api.routing import SERVED, StickyKey, answer_routed, headers, route
 from service.api.schemas import Inputs, Parameters, PredictAnswer, PredictManyAnswer, PredictManyRequest, PredictRequest
 from service.api.services import ServicesHere
 from service.api.timing import timed, timed_body
 from service.serving.scheduler import SEVERAL
-
-VERSION, DIGEST = "Rootstock-Version", "Rootstock-Digest"  # of what answered
-SERVED = {
-    VERSION: {"description": "The version that answered.", "schema": {"type": "integer"}},
-    DIGEST: {"description": "The SHA-256 of its file.", "schema": {"type": "string"}},
-}
 
 router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
 
@@ -32,15 +28,17 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     openapi_extra=timed_body(PredictRequest),
     summary="Answer texts with one task",
 )
-async def predict(task: str, request: Request, services: ServicesHere) -> Response:
-    with counted(services) as tasks:
+async def predict(task: str, request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
+    with counted(request, services.metrics) as tasks:
         async with timed(request, services.settings) as time:
             refuse_early(services, task, tasks)
             wanted = await read_json(request, PredictRequest, services.settings)
-            resident = await find(services, task, wanted.parameters.version)
+            time.within(wanted.parameters.timeout)
+            inputs = _listed(wanted.inputs)
+            routes = {task: await route(services, task, inputs, sticky_key, wanted.parameters.version)}
             tasks.append(task)
-            [one] = await answer(request, services, time, {task: resident}, _listed(wanted.inputs), wanted.parameters)
-            return _response(_document(one), {VERSION: str(resident.version), DIGEST: resident.digest})
+            [one] = await answer_routed(request, services, routes, inputs, wanted.parameters)
+            return _response(_document(one), headers(one))
 
 
 @router.post(
@@ -50,26 +48,29 @@ async def predict(task: str, request: Request, services: ServicesHere) -> Respon
     openapi_extra=timed_body(PredictManyRequest),
     summary="Answer texts with several tasks at once",
 )
-async def predict_many(request: Request, services: ServicesHere) -> Response:
-    with counted(services) as tasks:
+async def predict_many(request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
+    with counted(request, services.metrics) as tasks:
         async with timed(request, services.settings) as time:
             refuse_early(services, SEVERAL, tasks)
             wanted = await read_json(request, PredictManyRequest, services.settings)
+            time.within(wanted.parameters.timeout)
             check_tasks(request, wanted.tasks)
-            residents = {task: await find(services, task) for task in wanted.tasks}
-            tasks.extend(residents)
+            inputs = _listed(wanted.inputs)
+            routes = {task: await route(services, task, inputs, sticky_key) for task in wanted.tasks}
+            tasks.extend(routes)
             parameters = Parameters(**wanted.parameters.model_dump())
-            answers = await answer(request, services, time, residents, _listed(wanted.inputs), parameters)
-            return _response({"answers": [_document(one) for one in answers]})
+            answers = await answer_routed(request, services, routes, inputs, parameters)
+            document = {"answers": [_document(one) for one in answers]}
+            return _response(document, headers(answers[0]) if len(answers) == 1 else None)
 
 
 def _listed(inputs: Inputs) -> Sequence[Sent]:
     return inputs if isinstance(inputs, list) else [inputs]
 
 
-def _response(document: object, headers: dict[str, str] | None = None) -> Response:
+def _response(document: object, served: dict[str, str] | None) -> Response:
     # A terminal shows it on its own line.
-    return Response(to_json(document) + b"\n", media_type="application/json", headers=headers)
+    return Response(to_json(document) + b"\n", media_type="application/json", headers=served)
 
 
 def _document(answered: Answered) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 
+from service.api.account import Account, account_of
 from service.api.body import body_schema
 from service.errors import BadInput, DeadlineExceeded
 from service.settings import Settings
@@ -31,21 +32,19 @@ def timed_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 class Time:
-    """One request's time. The shortest timeout that it names counts; one that names none has that of the settings."""
+    """One request's time, from its arrival on.
 
-    def __init__(self, arrived: float, named: float | None, settings: Settings) -> None:
-        self._arrived, self._named = arrived, named
+    The shortest timeout that it names counts; one that names none has that of the settings. The account has its end.
+    """
+
+    def __init__(self, account: Account, named: float | None, settings: Settings) -> None:
+        self._account, self._named = account, named
         self._default, self._most = settings.timeout_seconds, settings.max_timeout_seconds
         self.limit = asyncio.timeout_at(self._end())
 
     @property
     def seconds(self) -> float:
         return self._default if self._named is None else min(self._named, self._most)
-
-    @property
-    def deadline(self) -> float:
-        """By `monotonic`."""
-        return self._arrived + self.seconds
 
     def within(self, seconds: float | None) -> None:
         """The request's body names a timeout too, or None."""
@@ -55,18 +54,19 @@ class Time:
 
     def _end(self) -> float:
         """By the event loop's clock."""
-        return asyncio.get_running_loop().time() + self.deadline - monotonic()
+        self._account.deadline = self._account.started + self.seconds
+        return asyncio.get_running_loop().time() + self._account.deadline - monotonic()
 
 
 @asynccontextmanager
 async def timed(request: Request, settings: Settings) -> AsyncIterator[Time]:
-    """Gives a block the request's time, counted from its arrival, and ends it when that is over.
+    """Gives a block the request's time, and ends it when that is over.
 
     Raises:
         BadInput: the header is no time.
         DeadlineExceeded
     """
-    time = Time(request.state.arrived, _named(request), settings)
+    time = Time(account_of(request), _named(request), settings)
     try:
         async with time.limit:
             yield time

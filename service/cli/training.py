@@ -14,6 +14,7 @@ from service.cli.plan import Finite, make_plan, way
 from service.cli.program import naming, url_option
 from service.cli.progress import Bar
 from service.client import Client
+from service.errors import UnknownTask
 
 if TYPE_CHECKING:
     from service.adapters.manifest import Manifest
@@ -229,7 +230,10 @@ def served(client: Client, task: str) -> tuple[Any, Any]:
     """The served version's own manifest, and the service as what answers: that version, whatever is activated."""
     from service.adapters.file import read_header
 
-    version = client.task(task)["version"]
+    found = client.task(task)
+    version = found["version"]
+    if version is None:
+        raise UnknownTask(f"task {task} is not served: {found['reason']}")
     manifest = read_header(client.file(task, version)).manifest
     names = ("question", "context") if manifest.kind == "answer" else ("text", "text_pair")
 

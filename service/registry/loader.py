@@ -6,11 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple
 
+from service.adapters.file import digest
 from service.engine.arranging import Arranger
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel
-from service.errors import BadAdapter, BadStore, UnknownVersion
-from service.registry.store import FolderStore
+from service.errors import BadAdapter, BadStore, StoreUnreachable, UnknownVersion
+from service.registry.store import Store
 from service.registry.versions import Version
 
 THREADS = 2  # files read into memory at once
@@ -27,24 +28,33 @@ class Whole(NamedTuple):
 
 
 class Loader:
-    def __init__(self, base: BaseModel, store: FolderStore) -> None:
+    def __init__(self, base: BaseModel, store: Store) -> None:
         self._store, self._arranger = store, Arranger(base)
         self._threads = ThreadPoolExecutor(THREADS, "loader")
         self._begun: dict[tuple[str, int], Future[Resident]] = {}
         self._lock = Lock()  # guards `_begun`
 
-    def examine(self, name: str, number: int) -> Version:
-        """Judges a file by its header; one that is refused is a version too."""
-        content, size = "", 0
+    def examine(self, name: str, number: int, known: str | None = None) -> Version:
+        """Judges a file by its header; one that is refused is a version too.
+
+        Args:
+            known: its digest, as the state has it.
+
+        Raises:
+            StoreUnreachable
+        """
+        content, size, tag = known or "", 0, ""
         try:
-            content, size, head, tag = self._store.look(name, number)
+            content, size, head, tag = self._store.look(name, number, known)
             header = self._arranger.header(head, size)
             return Version(number, content, size, header, header.parameters, tag)
+        except StoreUnreachable:
+            raise
         except UnknownVersion:
             problem = "its file is missing"
         except (BadAdapter, BadStore) as error:
             problem = error.detail
-        return refused(name, Version(number, content, size, None), problem)
+        return refused(name, Version(number, content, size, None, tag=tag), problem)
 
     def judge(self, data: bytes | memoryview, number: int = 0, tag: str = "") -> Whole:
         """Judges a whole file.
@@ -72,6 +82,8 @@ class Loader:
         """
         with self._store.reading(name, version.number) as (data, tag):
             if version.header is not None and version.tag == tag:
+                if not self._store.hashes and digest(data) != version.digest:
+                    raise BadAdapter(f"it is not the file that was uploaded: its digest is not {version.digest}")
                 return self._arranger.arrange(version.header, data, version.number, version.digest)
             return self.judge(data, version.number).resident
 

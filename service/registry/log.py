@@ -1,14 +1,17 @@
-"""What happened to a task. The log is part of the task's state, so that each change and its entry are one write."""
+"""What happened to a task. The log is part of the task's state, so that each change and its entry are one write; when
+it has grown, its beginning goes into files of its own."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.registry.proof import Proof
+from service.registry.release import Candidate
 
-Did = Literal["upload", "activate", "delete", "retire"]
+PART = 100  # entries in a file of their own; the state holds fewer than twice as many
+
+Did = Literal["upload", "activate", "delete", "retire", "nominate", "promote", "abandon"]
 
 
 class Entry(BaseModel):
@@ -23,17 +26,8 @@ class Entry(BaseModel):
     digest: str | None = Field(description="of that version")
     before: int | None = Field(description="the active version until then")
     after: int | None = Field(description="and from then on")
+    candidate: Candidate | None = Field(default=None, description="the candidate from then on")
     proof: Proof | None = Field(default=None, description="what was seen when the version was proved for this")
 
 
 Log = tuple[Entry, ...]
-
-
-def deleted(log: Sequence[Entry]) -> set[int]:
-    """Versions that are gone, whatever a deletion that was cut short has left of them."""
-    return {entry.version for entry in log if entry.did == "delete" and entry.version is not None}
-
-
-def proofs(log: Sequence[Entry]) -> dict[tuple[int | None, str | None], Proof]:
-    """What has been proved, by number and digest."""
-    return {(entry.version, entry.digest): entry.proof for entry in log if entry.proof is not None}

@@ -1,41 +1,42 @@
-"""The store: a folder whose files are the truth about what is served.
+"""The store: files that are the truth about what is served, whoever else reads and changes them meanwhile.
 
     <task>-<version>.safetensors   one adapter version, never changed once it is there
-    <task>.json                    {"active": version or null, "last": highest version ever given, "log": [changes]}
+    <task>.json                    the task's state: which version is active, which is its candidate, which there are,
+                                   what happened lately
+    <task>-<number>.log            what happened before: `log.PART` entries from that one on, a line each, never changed
 
-A task without its .json serves its highest version: copying a file into the folder is a way to install it.
-Every write goes to a temporary file first, reaches the disk, and takes its name in one step, so a kill at any moment
-leaves the old state or the new one; a write or removal that fails leaves the old one. One service has the folder at
-a time: it holds a lock on `.lock`, which ends with its process however that ends.
+A task without its .json serves its highest version: copying a file into the store is a way to install it. A version's
+file is created only where none is, and a state replaced only where it is still the one that was read; so a number is
+given once and no change is lost, however many services have the store. A kill at any moment leaves the old state or
+the new one.
 """
 
-import errno
-import fcntl
-import hashlib
-import logging
-import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from io import BufferedReader
-from pathlib import Path
-from typing import NamedTuple
-from weakref import finalize
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.adapters.file import HEAD_BYTES
 from service.adapters.manifest import TASK_NAME
-from service.errors import BadStore, UnknownVersion
-from service.registry.log import Log
+from service.errors import BadStore
+from service.registry.log import Entry, Log
+from service.registry.proof import Proof
+from service.registry.release import Candidate
 
-log = logging.getLogger(__name__)
+_TASK = f"(?P<task>{TASK_NAME.strip('^$')})"
+ADAPTER_FILE = re.compile(rf"{_TASK}-(?P<version>[1-9][0-9]*)\.safetensors")
+STATE_FILE = re.compile(rf"{_TASK}\.json")
 
-ADAPTER_FILE = re.compile(r"(?P<task>[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)-(?P<version>[1-9][0-9]*)\.safetensors")
-TEMPORARY = ".writing-"
-LOCK = ".lock"
-MAX_BUFFER = 16 * 1024 * 1024  # bytes of one that is kept to be read into again
+
+class Given(BaseModel):
+    """What a state remembers of a version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    proof: Proof | None = None
 
 
 class State(BaseModel):
@@ -44,8 +45,34 @@ class State(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     active: int | None = Field(ge=1)
-    last: int = Field(ge=0)
+    candidate: Candidate | None = None
+    last: int = Field(ge=0, description="the highest number ever given")
+    versions: dict[int, Given] | None = Field(
+        default=None, description="those there are, up to `last`; files of other numbers are none. null: all files are"
+    )
+    earlier: int = Field(default=0, ge=0, description="entries of the log that are in files of their own")
     log: Log = ()
+
+    @model_validator(mode="after")
+    def _refuse_a_candidate_alone(self) -> Self:
+        if self.candidate is not None and self.active in (None, self.candidate.version):
+            raise ValueError("a candidate stands beside another version that is active")
+        return self
+
+
+class Kept(NamedTuple):
+    """A state as it was read."""
+
+    state: State | BadStore  # or why it cannot be read
+    tag: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a listing shows of one task. A tag is another one whenever its file has changed."""
+
+    versions: dict[int, str] = field(default_factory=dict)  # number → tag, lowest first
+    state: str | None = None  # tag; None: there is none
 
 
 class Look(NamedTuple):
@@ -53,8 +80,8 @@ class Look(NamedTuple):
 
     digest: str
     size: int  # bytes
-    head: bytes  # its first `HEAD_BYTES`
-    tag: str  # another one whenever the file was changed
+    head: bytes  # its first `HEAD_BYTES`, or as many as its header has
+    tag: str
 
 
 class Content(NamedTuple):
@@ -64,223 +91,127 @@ class Content(NamedTuple):
     tag: str
 
 
-class FolderStore:
-    def __init__(self, folder: Path) -> None:
-        """Opens the folder, making it if need be, and clears what an interrupted write left behind.
+class Changed(Exception):
+    """Somebody else has changed the state meanwhile; nothing was written."""
+
+
+class Store(Protocol):
+    """Every method but `close` and `free_bytes` raises BadStore; StoreUnreachable, if nothing was heard of the store.
+
+    After StoreUnreachable a write may have happened or not.
+    """
+
+    hashes: bool  # whether `look` reads whole files, so that digests it gives are theirs
+
+    def close(self) -> None: ...
+
+    def free_bytes(self) -> float:
+        """Room that is left; not a number where nobody can say."""
+
+    def list(self) -> dict[str, Found]:
+        """Every task that has a file or a state."""
+
+    def state(self, task: str) -> Kept | None:
+        """A task's state; None: there is none."""
+
+    def write_state(self, task: str, state: State, before: str | None) -> str:
+        """Replaces a task's state, and returns its tag.
+
+        Args:
+            before: the tag of the one that is to be replaced; None: there is to be none.
 
         Raises:
-            BadStore: it is no folder, or another service has it.
+            Changed: it is another.
         """
-        self._folder = folder
-        self._lock: finalize[[int], FolderStore] | None = None
-        self._buffers: list[bytearray] = []  # as many as were read into at once
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._take()
-            for leftover in folder.glob(f"{TEMPORARY}*"):
-                with suppress(OSError):  # a read-only store is still good for serving
-                    leftover.unlink()
-        except OSError as error:
-            raise BadStore(f"store {folder}: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Lets another service have the folder."""
-        if self._lock:
-            self._lock()
+    def archive(self, task: str, first: int, log: Log) -> None:
+        """Keeps entries of the log from number `first` on in a file of their own; where it is there, it stays."""
 
-    def versions(self) -> dict[str, list[int]]:
-        """Every task's versions, lowest first."""
-        found: dict[str, list[int]] = {}
-        try:
-            names = [entry.name for entry in os.scandir(self._folder)]
-        except OSError as error:
-            raise BadStore(f"store {self._folder}: {error.strerror}") from error
-        for name in names:
-            if match := ADAPTER_FILE.fullmatch(name):
-                found.setdefault(match["task"], []).append(int(match["version"]))
-        return {task: sorted(numbers) for task, numbers in sorted(found.items())}
-
-    def states(self) -> dict[str, State | BadStore]:
-        """Every task's remembered state, of tasks without a file too; or why it cannot be read."""
-        states: dict[str, State | BadStore] = {}
-        for path in self._folder.glob("*.json"):
-            if re.fullmatch(TASK_NAME, path.stem):
-                states[path.stem] = _read_state(path)
-        return states
-
-    def read(self, task: str, version: int) -> bytes:
-        """A file's bytes.
-
-        Raises:
-            UnknownVersion, BadStore
-        """
-        with self._open(task, version) as file:
-            return file.read()
-
-    @contextmanager
-    def reading(self, task: str, version: int) -> Iterator[Content]:
-        """A file's bytes, in memory that is used again: fresh pages would take longer to get than to fill.
-
-        Raises:
-            UnknownVersion, BadStore
-        """
-        with self._open(task, version) as file:
-            size = os.fstat(file.fileno()).st_size
-            buffer = self._buffers.pop() if self._buffers else bytearray()
-            if len(buffer) < size:
-                buffer = bytearray(size)
-            data = memoryview(buffer)[:size]
-            if file.readinto(data) != size:
-                raise OSError(errno.EIO, "the file has changed meanwhile")
-            yield Content(data, _tag(file))
-            if len(buffer) <= MAX_BUFFER:
-                self._buffers.append(buffer)
-
-    def look(self, task: str, version: int) -> Look:
-        """Looks at a file without taking it into memory.
-
-        Raises:
-            UnknownVersion, BadStore
-        """
-        with self._open(task, version) as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-            file.seek(0)
-            return Look(content, size, file.read(HEAD_BYTES), _tag(file))
+    def archived(self, task: str, first: int) -> Log: ...
 
     def write(self, task: str, version: int, data: bytes) -> str:
         """Adds a file, and returns its tag.
 
         Raises:
             FileExistsError: one of that name is there; it is left alone.
-            BadStore
         """
-        path = self._path(task, version)
-        try:
-            temporary = self._write_temporary(data)
-            named = [temporary]
-            try:
-                os.link(temporary, path)  # a rename would replace what is there
-                named.append(path)
-                temporary.unlink()
-                self._settle()
-                with path.open("rb") as file:
-                    return _tag(file)
-            except OSError:
-                for name in named:
-                    with suppress(OSError):
-                        name.unlink()
-                raise
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise _unwritten(path, error) from error
-
-    def write_state(self, task: str, state: State) -> None:
-        path = self._folder / f"{task}.json"
-        try:
-            before = path.read_bytes() if path.exists() else None
-            self._replace(path, state.model_dump_json().encode())
-            try:
-                self._settle()
-            except OSError:
-                with suppress(OSError):
-                    path.unlink() if before is None else self._replace(path, before)
-                raise
-        except OSError as error:
-            raise _unwritten(path, error) from error
 
     def remove(self, task: str, version: int) -> None:
-        path = self._path(task, version)
-        aside = self._folder / f"{TEMPORARY}{path.name}"
-        try:
-            path.replace(aside)
-            self._settle()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            with suppress(OSError):
-                aside.replace(path)
-            raise BadStore(f"store: {path.name} cannot be removed: {error.strerror}") from error
-        with suppress(OSError):  # the next opening clears it
-            aside.unlink()
+        """Removes a file, where it is there."""
 
-    def _take(self) -> None:
-        """Keeps other services off the folder until `close`, or until this object or its process ends."""
-        if not os.access(self._folder, os.W_OK):
-            return  # any number of services may read it
-        try:
-            descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            self._lock = finalize(self, os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise BadStore(f"store {self._folder} is in use by another service") from error
-        except OSError as error:
-            log.warning("store %s cannot be locked: %s; start no second service on it", self._folder, error.strerror)
+    def read(self, task: str, version: int) -> bytes:
+        """A file's bytes.
 
-    def _path(self, task: str, version: int) -> Path:
-        return self._folder / f"{task}-{version}.safetensors"
+        Raises:
+            UnknownVersion
+        """
 
-    @contextmanager
-    def _open(self, task: str, version: int) -> Iterator[BufferedReader]:
-        path = self._path(task, version)
-        try:
-            with path.open("rb") as file:
-                yield file
-        except FileNotFoundError as error:
-            raise UnknownVersion(f"task {task} has no version {version}: its file is missing") from error
-        except OSError as error:
-            raise BadStore(f"store: {path.name} cannot be read: {error.strerror}") from error
+    def reading(self, task: str, version: int) -> AbstractContextManager[Content]:
+        """The same, without a copy.
 
-    def _write_temporary(self, data: bytes) -> Path:
-        """A new file that has reached the disk, and waits for its name."""
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=TEMPORARY, delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.chmod(0o644)
-            except OSError:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-        return temporary
+        Raises:
+            UnknownVersion
+        """
 
-    def _replace(self, path: Path, data: bytes) -> None:
-        temporary = self._write_temporary(data)
-        try:
-            temporary.replace(path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    def look(self, task: str, version: int, digest: str | None = None) -> Look:
+        """Looks at a file without taking it into memory.
 
-    def _settle(self) -> None:
-        """A new name is on the disk only when its folder is."""
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        Args:
+            digest: what it is said to be; a store that need not read all of the file believes it.
+
+        Raises:
+            UnknownVersion
+        """
 
 
-def _tag(file: BufferedReader) -> str:
-    facts = os.fstat(file.fileno())
-    return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
+def adapter_file(task: str, version: int) -> str:
+    return f"{task}-{version}.safetensors"
 
 
-def _read_state(path: Path) -> State | BadStore:
+def state_file(task: str) -> str:
+    return f"{task}.json"
+
+
+def log_file(task: str, first: int) -> str:
+    return f"{task}-{first}.log"
+
+
+def found_in(tags: Iterable[tuple[str, str]]) -> dict[str, Found]:
+    """A listing's names and tags by task; other files are nobody's."""
+    versions: dict[str, dict[int, str]] = {}
+    states: dict[str, str] = {}
+    for name, tag in tags:
+        if match := ADAPTER_FILE.fullmatch(name):
+            versions.setdefault(match["task"], {})[int(match["version"])] = tag
+        elif match := STATE_FILE.fullmatch(name):
+            states[match["task"]] = tag
+    return {
+        task: Found(dict(sorted(versions.get(task, {}).items())), states.get(task))
+        for task in sorted(versions.keys() | states.keys())
+    }
+
+
+def parse_state(task: str, data: bytes) -> State | BadStore:
     try:
-        return State.model_validate_json(path.read_bytes())
-    except OSError as error:
-        return BadStore(f"store: {path.name} cannot be read: {error.strerror}")
+        return State.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        cause = " ".join([*map(repr, first["loc"]), first["msg"]])
-        return BadStore(f"store: {path.name} is not a task's state: {cause}")
+        return BadStore(f"store: {state_file(task)} is not a task's state: {_first(error)}")
 
 
-def _unwritten(path: Path, error: OSError) -> BadStore:
-    return BadStore(f"store: {path.name} cannot be written: {error.strerror}")
+def write_lines(log: Log) -> bytes:
+    return b"".join(entry.model_dump_json().encode() + b"\n" for entry in log)
+
+
+def parse_lines(task: str, first: int, data: bytes) -> Log:
+    """Raises:
+    BadStore
+    """
+    try:
+        return tuple(Entry.model_validate_json(line) for line in data.splitlines())
+    except ValidationError as error:
+        raise BadStore(f"store: {log_file(task, first)} is not a part of a log: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return " ".join([*map(repr, first["loc"]), first["msg"]])

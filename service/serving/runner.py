@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from math import inf
@@ -10,7 +11,7 @@ from time import monotonic
 from service.engine.engine import Engine, Row
 from service.errors import DeadlineExceeded, EngineFault, Overloaded, Stopping
 from service.metrics import Metrics
-from service.serving.jobs import Job
+from service.serving.jobs import Batch, Course, Job
 from service.serving.pace import Pace
 from service.serving.scheduler import Pick, Scheduler
 from service.tasks import Floats
@@ -18,6 +19,7 @@ from service.tasks import Floats
 log = logging.getLogger(__name__)
 
 NARROW = 32  # a queue that has less than this part of its limit free is full for who has not been read yet
+Watch = Callable[[Batch, Sequence[Course]], None]
 
 
 class Runner:
@@ -28,24 +30,36 @@ class Runner:
         pace: Pace,
         metrics: Metrics,
         clock: Callable[[], float] = monotonic,
+        watch: Watch | None = None,
     ) -> None:
+        """`watch` is called for each batch that has run, before its jobs hear of it."""
         self._engine = engine
         self._scheduler = scheduler
         self._pace = pace
         self._metrics = metrics
         self._clock = clock
+        self._watch = watch
         self._ready = threading.Condition()  # guards scheduler, pace and the four fields below
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
+        metrics.queued_jobs.set_function(lambda: len(scheduler))
+        metrics.engine_up.set_function(self._thread.is_alive)
+        metrics.running_seconds.set_function(lambda: self.busy_seconds() or 0.0)
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(
-        self, rows: Sequence[Row], task: str, deadline: float = inf, apart: bool = False
+        self,
+        rows: Sequence[Row],
+        task: str,
+        deadline: float = inf,
+        apart: bool = False,
+        spare: bool = False,
+        course: Course | None = None,
     ) -> Future[list[Floats]]:
         """Queues one request's rows; the future brings their raw outputs, in order. Cancelling it frees their place.
 
@@ -53,17 +67,23 @@ class Runner:
             task: in whose line they wait.
             deadline: by the runner's clock; what has not run by then fails with `DeadlineExceeded`.
             apart: in batches of their own.
+            spare: nobody waits for them, and they wait for all others.
+            course: is told when they wait and run.
 
         Raises:
-            Overloaded: the queue is full, or what is ahead takes longer than the deadline allows.
+            Overloaded: the queue is full, or what is ahead takes longer than the deadline allows; of spare rows, if
+                they would not fit into a batch with what waits.
             DeadlineExceeded: it would be missed by an idle engine too.
             Stopping, EngineFault
         """
         now = self._clock()
-        job = Job(rows, task, now, deadline, apart)
+        job = Job(rows, task, now, deadline, apart, spare, course)
         tokens = sum(job.sizes)
         with self._ready:
-            self._check(task, tokens, now)
+            if spare:
+                self._check_spare(tokens)
+            else:
+                self._check(task, tokens, now)
             if job.future.done():
                 return job.future
             self._refuse_what_comes_too_late(job, tokens, now)
@@ -100,10 +120,7 @@ class Runner:
         return 0.0 if started is None else self._clock() - started
 
     def _check(self, task: str, tokens: int, now: float) -> None:
-        if self._ended:
-            raise EngineFault("the engine has ended; the service must be started again")
-        if self._stopping:
-            raise Stopping("the service is stopping and takes no new work")
+        self._check_running()
         limit = self._pace.queue_tokens(now)
         if missing := self._scheduler.missing(task, tokens, limit):
             self._pace.refused(now)
@@ -112,6 +129,18 @@ class Runner:
                 "part of it",
                 self._pace.seconds(missing),
             )
+
+    def _check_spare(self, tokens: int) -> None:
+        self._check_running()
+        waiting = self._scheduler.queued_tokens
+        if waiting and waiting + tokens > self._pace.batch_tokens:
+            raise Overloaded(f"{waiting} tokens are waiting, and nobody waits for {tokens} more")
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise EngineFault("the engine has ended; the service must be started again")
+        if self._stopping:
+            raise Stopping("the service is stopping and takes no new work")
 
     def _refuse_what_comes_too_late(self, job: Job, tokens: int, now: float) -> None:
         left, alone = job.deadline - now, self._pace.seconds(tokens)
@@ -165,11 +194,14 @@ class Runner:
         started = self._clock()
         rows = [pick.job.rows[pick.row] for pick in picks]
         try:
-            self._observe(picks, rows, started)
             outputs = self._engine.run(rows)
-            seconds = self._clock() - started
-            self._pace.ran(sum(len(row.tokens) for row in rows), seconds)
-            self._metrics.batch_seconds.observe(seconds)
+            batch = self._observed(rows, started)
+            self._pace.ran(batch.tokens, batch.ended - batch.started)
+            courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
+            if self._watch is not None:
+                self._watch(batch, courses)
+            for course in courses:
+                course.batches.append(batch)
             for pick, output in zip(picks, outputs, strict=True):
                 pick.job.fill(pick.row, output)
         except Exception as error:  # whatever it is, it ends these jobs and no others
@@ -180,15 +212,22 @@ class Runner:
                     EngineFault(f"the engine failed on the batch that held this request: {type(error).__name__}")
                 )
 
-    def _observe(self, picks: Sequence[Pick[Job]], rows: Sequence[Row], started: float) -> None:
-        tokens = sum(len(row.tokens) for row in rows)
-        self._metrics.tokens.inc(tokens)
-        self._metrics.batch_tokens.observe(tokens)
-        self._metrics.batch_rows.observe(len(rows))
-        self._metrics.batch_tasks.observe(len({row.resident for row in rows}))
-        for pick in picks:
-            if pick.row == 0:
-                self._metrics.queue_seconds.observe(started - pick.job.admitted)
+    def _observed(self, rows: Sequence[Row], started: float) -> Batch:
+        batch = Batch(
+            started,
+            self._clock(),
+            rows=len(rows),
+            tokens=sum(len(row.tokens) for row in rows),
+            adapters=len({row.resident for row in rows}),
+        )
+        self._metrics.batch_seconds.observe(batch.ended - batch.started)
+        self._metrics.batch_rows.observe(batch.rows)
+        self._metrics.batch_tokens.observe(batch.tokens)
+        self._metrics.batch_tasks.observe(batch.adapters)
+        self._metrics.tokens.inc(batch.tokens)
+        for (kind, method), count in Counter(map(_sort, rows)).items():
+            self._metrics.rows.labels(kind, method).inc(count)
+        return batch
 
     def _fail_all(self, error: Exception) -> None:
         """What waits, and what is in a batch that will never be answered."""
@@ -196,3 +235,9 @@ class Runner:
             left = [*self._scheduler.drain(), *(pick.job for pick in self._running)]
         for job in left:
             job.fail(error)
+
+
+def _sort(row: Row) -> tuple[str, str]:
+    """A row's kind and method."""
+    manifest = row.resident.manifest
+    return manifest.kind, manifest.method.name

@@ -30,6 +30,10 @@ class Waiting(Protocol):
     def apart(self) -> bool:
         """Whether its rows share no batch with other jobs'."""
 
+    @property
+    def spare(self) -> bool:
+        """Whether nobody waits for it: it makes way for all others."""
+
 
 J = TypeVar("J", bound=Waiting)
 
@@ -69,7 +73,7 @@ class Scheduler(Generic[J]):
     the task's weight, and the earliest is served. A task that had nothing waiting is due at once; what it did not use
     it cannot save up. Within a line it is first come, first served, but a turn is a quarter of a batch at most, and
     who still has rows after it goes to the back. So a request of one row never waits for the whole of a request of a
-    thousand, nor for all that another task has sent.
+    thousand, nor for all that another task has sent. Spare jobs share one turn, in what the others leave of a batch.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -77,6 +81,7 @@ class Scheduler(Generic[J]):
         self._weights = weights or {}
         self._lines: dict[str, _Line[J]] = {}
         self._entries: dict[J, _Entry[J]] = {}
+        self._spare: _Line[J] = _Line(1.0)  # whatever their task
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
         self._turn = 0.0  # the one that was served last
@@ -97,39 +102,33 @@ class Scheduler(Generic[J]):
         next finds room. A job counts with a quarter of the limit at most, so nothing that the service accepts in size
         is refused for ever, and a large job leaves room for small ones.
         """
-        if not self.queued_tokens:
+        waiting = self.queued_tokens - self._spare.tokens
+        if not waiting:
             return 0
         free = limit - self._counted
         beyond = min(tokens, _most_counted(limit)) - free
         line = self._lines.get(task)
         if line is not None and line.counted:
             beyond = max(beyond, ceil(line.counted / line.weight) - free + 1)
-        uncounted = self.queued_tokens - self._counted
-        return min(self.queued_tokens, beyond + uncounted) if beyond > 0 else 0
+        return min(waiting, beyond + waiting - self._counted) if beyond > 0 else 0
 
     def ahead(self, task: str) -> int:
         """About how many tokens will run before the next job of this task, if nobody else comes."""
         line = self._lines.get(task)
         if line is None or not line.tokens:
             return 0
-        return min(self.queued_tokens, ceil(line.tokens * self._active_weight / line.weight))
+        waiting = self.queued_tokens - self._spare.tokens
+        return min(waiting, ceil(line.tokens * self._active_weight / line.weight))
 
     def admit(self, job: J, limit: int) -> None:
-        """Queues a job for which nothing is `missing`."""
+        """Queues a job for which nothing is `missing`; a spare one turns no other away, however much there is of it."""
         if not self.queued_tokens:  # nobody owes anybody anything
             self._lines.clear()
             self._turns.clear()
             self._turn = self._active_weight = 0.0
-        line = self._lines.get(job.task)
-        if line is None:
-            line = self._lines[job.task] = _Line(self._weights.get(job.task, 1.0))
-        if not line.entries:
-            self._active_weight += line.weight
-            line.turn = max(line.turn, self._turn)
-        if not line.due:
-            line.due = True
-            heappush(self._turns, (line.turn, next(self._number), line))
-        entry = self._entries[job] = line.entries[job] = _Entry(job, line, _most_counted(limit))
+        line = self._spare if job.spare else self._joined(job.task)
+        entry = _Entry(job, line, 0 if job.spare else _most_counted(limit))
+        self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
         self._count(line, entry.left, entry.counted)
 
@@ -139,7 +138,7 @@ class Scheduler(Generic[J]):
         The batch stays within the budget of tokens, unless a single row is larger than it.
         """
         batch: list[Pick[J]] = []
-        room = budget
+        room, most = budget, max(1, budget // 4)
         while self._turns:
             turn, _, line = self._turns[0]
             if not line.entries:
@@ -152,13 +151,14 @@ class Scheduler(Generic[J]):
             entry = next(iter(line.entries.values()))
             if batch and (entry.job.apart or batch[0].job.apart):
                 break
-            taken = self._take_turn(entry, room, max(1, budget // 4), batch)
+            taken = self._take_turn(entry, room, most, batch)
             if not taken:
                 break
             room -= taken
             self._turn = turn
             line.turn = turn + taken / line.weight
             heapreplace(self._turns, (line.turn, next(self._number), line))
+        self._fill_up(batch, min(room, most))
         return batch
 
     def withdraw(self, job: J) -> None:
@@ -184,6 +184,30 @@ class Scheduler(Generic[J]):
         for job in jobs:
             self.withdraw(job)
         return jobs
+
+    def _joined(self, task: str) -> _Line[J]:
+        """The task's line, with a turn to come."""
+        line = self._lines.get(task)
+        if line is None:
+            line = self._lines[task] = _Line(self._weights.get(task, 1.0))
+        if not line.entries:
+            self._active_weight += line.weight
+            line.turn = max(line.turn, self._turn)
+        if not line.due:
+            line.due = True
+            heappush(self._turns, (line.turn, next(self._number), line))
+        return line
+
+    def _fill_up(self, batch: list[Pick[J]], room: int) -> None:
+        """Gives spare jobs what is left of the batch."""
+        while self._spare.entries:
+            entry = next(iter(self._spare.entries.values()))
+            if batch and (entry.job.apart or batch[0].job.apart):
+                break
+            taken = self._take_turn(entry, room, room, batch)
+            if not taken:
+                break
+            room -= taken
 
     def _take_turn(self, entry: _Entry[J], room: int, most: int, batch: list[Pick[J]]) -> int:
         """Moves rows of one job into the batch, up to a turn; returns their tokens."""
@@ -211,7 +235,7 @@ class Scheduler(Generic[J]):
 
     def _leave(self, entry: _Entry[J]) -> None:
         del entry.line.entries[entry.job]
-        if not entry.line.entries:
+        if not entry.line.entries and entry.line is not self._spare:
             self._active_weight -= entry.line.weight
 
     def _count(self, line: _Line[J], tokens: int, counted: int) -> None:

@@ -229,20 +229,13 @@ def test_a_damaged_file_in_the_store_is_told_of_and_keeps_nobody_from_being_serv
     (tmp_path / "mood-1.safetensors").write_bytes(make(1)[:-1])
     (tmp_path / "colour-1.safetensors").write_bytes(make(2))
     with harness(tmp_path, tiny_base) as service:
-        assert set(service.tasks()) == {"colour", "embedding"}
+        assert set(service.tasks()) == {"colour", "embedding", "mood"}
         assert service.predict("colour", "good film").status_code == 200
         [version] = service.get("/adapters/mood")["versions"]
         assert version["state"] == "refused"
         assert "cut short" in version["problem"]
         assert_problem(service.predict("mood", "good film"), 422, "bad_adapter", "cannot be served: .*cut short")
-        assert_problem(service.http.get("/tasks/mood"), 404, "unknown_task", "not served")
+        task = service.get("/tasks/mood")
+        assert (task["active"], task["version"], task["reason"]) == (1, None, version["problem"])
         assert service.upload("mood", make(1)) == 2
         assert service.predict("mood", "good film").json()["version"] == 2
-
-
-def test_a_task_retired_while_tasks_are_listed_is_left_out(
-    service: Harness, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service.upload("mood", make(1))
-    monkeypatch.setattr(service.services.registry, "names", lambda: ["embedding", "gone", "mood"])
-    assert set(service.tasks()) == {"embedding", "mood"}

@@ -51,7 +51,7 @@ def post(service: Harness, body: bytes, task: str = "mood", **headers: str) -> A
 @pytest.mark.parametrize("task", ["nope", "MOOD", "mood2", "%00", "%ff", "a" * 500])
 def test_a_task_that_nobody_serves(service: Harness, task: str) -> None:
     assert_problem(service.predict(task, "good film"), 404, "unknown_task", "there is no task")
-    assert_problem(service.http.get(f"/tasks/{task}"), 404, "unknown_task", "is not served")
+    assert_problem(service.http.get(f"/tasks/{task}"), 404, "unknown_task", "there is no task")
     assert_problem(service.http.get(f"/adapters/{task}"), 404, "unknown_task", "there is no task")
 
 

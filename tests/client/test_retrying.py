@@ -18,7 +18,7 @@ from service.client import client as calls
 from service.client.retry import retry_after
 from service.client.transport import Awaiting, Blocking
 from service.engine.base_model import BaseModel
-from service.errors import Overloaded, RootstockError, ServiceUnreachable
+from service.errors import Overloaded, RootstockError, ServiceUnreachable, StoreUnreachable
 from tests.client.conftest import Connect
 from tests.flaky import Fate, relaying
 from tests.live import listening
@@ -170,3 +170,21 @@ def test_a_date_to_come_back_at_is_understood() -> None:
     assert 3500 < asks(format_datetime(later, usegmt=True)) <= 3600
     assert asks("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert asks("Wed, 21 Oct 2015 07:28:00 -0000") == 0
+
+
+def test_what_may_have_been_done_in_a_store_that_went_silent_is_repeated_only_where_that_harms_nobody(
+    connect: Connect, slept: list[float]
+) -> None:
+    asked: list[str] = []
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["method"])
+        error = StoreUnreachable
+        await problem(503, error.code, error.title, "store s3://adapters", {"Retry-After": "5"})(scope, receive, send)
+
+    with listening(silent) as url, connect(url, retry=Retry(times=2)) as client:
+        with pytest.raises(StoreUnreachable, match="store s3://adapters"):
+            client.activate("mood", 1)
+        with pytest.raises(StoreUnreachable, match="store s3://adapters"):
+            client.push("mood", b"file")
+    assert asked == ["POST", "PUT", "PUT", "PUT"]

@@ -13,8 +13,8 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine
 from service.errors import UnknownTask
 from service.metrics import Metrics
+from service.registry.folder import CHANGING, LOCK, FolderStore
 from service.registry.registry import Registry
-from service.registry.store import LOCK, FolderStore
 
 # What the store asks of the disk: make a temporary file or open the folder, reach the disk, name, remove.
 STEPS = ("open", "fsync", "chmod", "link", "replace", "unlink")
@@ -70,7 +70,7 @@ def open_registry(base: BaseModel, folder: Path, metrics: Metrics | None = None,
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (LOCK, CHANGING)}
 
 
 def served(registry: Registry) -> dict[str, tuple[int, str]]:

@@ -12,8 +12,9 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine
 from service.errors import BadStore
 from service.metrics import Metrics
+from service.registry.folder import FolderStore
 from service.registry.registry import Registry
-from service.registry.store import FolderStore, State
+from service.registry.store import State
 from tests.registry.disks import FULL, held, served, trouble
 
 Reopen = Callable[[], Registry]
@@ -101,9 +102,9 @@ class DeadStore(FolderStore):
         self._step()
         return super().write(task, version, data)
 
-    def write_state(self, task: str, state: State) -> None:
+    def write_state(self, task: str, state: State, before: str | None) -> str:
         self._step()
-        super().write_state(task, state)
+        return super().write_state(task, state, before)
 
     def remove(self, task: str, version: int) -> None:
         self._step()

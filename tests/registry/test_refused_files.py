@@ -14,9 +14,9 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine
 from service.errors import BadAdapter, BadInput, Conflict, UnknownTask, UnknownVersion
 from service.metrics import Metrics
+from service.registry.folder import FolderStore
 from service.registry.registry import Registry
-from service.registry.store import Content, FolderStore
-from service.registry.versions import Version
+from service.registry.store import Content
 from tests.registry.disks import listing, served
 from tests.tiny import make_adapter, make_manifest, make_tensors
 
@@ -117,7 +117,7 @@ def test_a_file_copied_beside_a_running_service_is_left_alone(
     for number in (2, 3):
         (tmp_path / f"toy-{number}.safetensors").write_bytes(files[1])
     assert registry.upload("toy", files[2])[0].number == 4
-    assert "task toy: version 2 was put into the store by hand" in caplog.text
+    assert "task toy: version 2 is there already" in caplog.text
     for one in (registry, reopen()):
         assert (one.resident("toy").version, one.resident("toy").digest) == (4, digest(files[2]))
     assert (tmp_path / "toy-2.safetensors").read_bytes() == (tmp_path / "toy-3.safetensors").read_bytes() == files[1]
@@ -172,7 +172,8 @@ def test_a_version_that_only_the_state_knows_is_told_of(
     (tmp_path / "toy-2.safetensors").unlink()
     again = reopen()
     assert "task toy version 2 is not served: its file is missing" in caplog.messages
-    assert again.task("toy").versions[2] == Version(2, "", 0, None, problem="its file is missing")
+    version = again.task("toy").versions[2]
+    assert (version.digest, version.manifest, version.problem) == (digest(files[1]), None, "its file is missing")
     with pytest.raises(BadAdapter, match="task toy version 2 cannot be served: its file is missing"):
         again.resident("toy")
     with pytest.raises(UnknownVersion):

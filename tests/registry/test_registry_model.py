@@ -19,9 +19,10 @@ from service.engine.arranging import load_resident
 from service.engine.bank import BARE_TASK
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.errors import BadAdapter, BadStore, Conflict, RootstockError, UnknownTask, UnknownVersion
+from service.errors import BadAdapter, BadStore, Conflict, RootstockError, UnknownCandidate, UnknownTask, UnknownVersion
 from service.registry.log import Log
 from service.registry.registry import Registry
+from service.registry.release import Candidate
 from service.tasks import Floats
 from tests.adapters.forge import put_together, take_apart, with_manifest
 from tests.registry.disks import FULL, Killed, listing, open_registry, served, trouble
@@ -32,7 +33,7 @@ ROW = random_row(7)  # what every question asks
 
 
 class Change(NamedTuple):
-    verb: Literal["upload", "keep", "activate", "delete", "retire"]
+    verb: Literal["upload", "keep", "activate", "delete", "retire", "nominate", "promote", "abandon"]
     task: str
     number: int  # of the file, or of the version
 
@@ -51,12 +52,16 @@ class Known:
     versions: dict[int, bytes] = field(default_factory=dict)
     active: int | None = None
     last: int = 0
+    candidate: int | None = None
+
+    def activated(self, number: int) -> "Known":
+        return replace(self, active=number, candidate=None if self.candidate == number else self.candidate)
 
 
 CHANGES = st.one_of(
     st.builds(Change, st.sampled_from(["upload", "keep"]), st.sampled_from(TASKS), st.integers(0, 4)),
-    st.builds(Change, st.sampled_from(["activate", "delete"]), st.sampled_from(TASKS), st.integers(1, 6)),
-    st.builds(Change, st.just("retire"), st.sampled_from(TASKS), st.just(0)),
+    st.builds(Change, st.sampled_from(["activate", "delete", "nominate"]), st.sampled_from(TASKS), st.integers(1, 6)),
+    st.builds(Change, st.sampled_from(["retire", "promote", "abandon"]), st.sampled_from(TASKS), st.just(0)),
 )
 STEPS = st.integers(0, 24)  # an upload takes about 20
 
@@ -154,6 +159,9 @@ class RegistryMachine(RuleBasedStateMachine):
             "activate": lambda: self.registry.activate(task, number, by="us"),
             "delete": lambda: self.registry.delete(task, number, by="us"),
             "retire": lambda: self.registry.retire(task, by="us"),
+            "nominate": lambda: self.registry.nominate(task, Candidate(version=number, mode="share", share=0.5), "us"),
+            "promote": lambda: self.registry.promote(task, by="us"),
+            "abandon": lambda: self.registry.abandon(task, by="us"),
         }
         acts[verb]()
 
@@ -166,17 +174,26 @@ class RegistryMachine(RuleBasedStateMachine):
             there = [version for version, content in known.versions.items() if content == data]
             if not there:
                 there = [known.last + 1]
-                known = Known({**known.versions, there[0]: data}, known.active, there[0])
-            return replace(known, active=there[0]) if verb == "upload" else known
+                known = replace(known, versions={**known.versions, there[0]: data}, last=there[0])
+            return known.activated(there[0]) if verb == "upload" else known
         if known is None:
             return UnknownTask
         if verb == "retire":
             return Known(last=known.last)
+        if verb in ("promote", "abandon"):
+            if known.candidate is None:
+                return UnknownCandidate
+            return known.activated(known.candidate) if verb == "promote" else replace(known, candidate=None)
         if number not in known.versions:
             return UnknownVersion
         if verb == "activate":
-            return replace(known, active=number)
-        if number == known.active:
+            return known.activated(number)
+        if verb == "nominate":
+            if known.active is None:
+                return UnknownTask
+            taken = number == known.active or known.candidate not in (None, number)
+            return Conflict if taken else replace(known, candidate=number)
+        if number in (known.active, known.candidate):
             return Conflict
         return replace(known, versions={kept: data for kept, data in known.versions.items() if kept != number})
 
@@ -193,7 +210,12 @@ class RegistryMachine(RuleBasedStateMachine):
         ]
         added = after.versions.keys() - before.versions.keys()
         if added or (after.active != before.active and after.active is not None):
-            found.append(("upload" if added else "activate", *(added or [after.active]), before.active, after.active))
+            did = "upload" if added else "promote" if change.verb == "promote" else "activate"
+            found.append((did, *(added or [after.active]), before.active, after.active))
+        elif change.verb == "nominate" and after.candidate != before.candidate:
+            found.append(("nominate", after.candidate, after.active, after.active))
+        elif change.verb == "abandon":
+            found.append(("abandon", before.candidate, after.active, after.active))
         return found
 
     def grown(self, task: str, entries: list[tuple[str, int | None, int | None, int | None]]) -> Log:
@@ -210,7 +232,8 @@ class RegistryMachine(RuleBasedStateMachine):
             task = self.registry.task(name)
         except UnknownTask:
             return Known()
-        return Known({number: self.registry.file(name, number) for number in task.versions}, task.active, task.last)
+        files = {number: self.registry.file(name, number) for number in task.versions}
+        return Known(files, task.active, task.last, task.candidate.version if task.candidate is not None else None)
 
     def take_over(self, change: Change) -> None:
         """A change that was cut off is done or not done; of an upload there may also be the file alone."""
@@ -219,7 +242,7 @@ class RegistryMachine(RuleBasedStateMachine):
         old = before or Known()
         new = after if isinstance(after, Known) else old
         found = self.found(change.task)
-        alone = replace(new, active=old.active) if change.verb == "upload" else new
+        alone = replace(new, active=old.active, candidate=old.candidate) if change.verb == "upload" else new
         assert found in (old, new, alone)
         if before or found != Known():
             self.tasks[change.task] = found
@@ -235,6 +258,8 @@ class RegistryMachine(RuleBasedStateMachine):
             assert self.registry.task(name).log == self.logs[name]
             if self.logs[name]:
                 assert self.logs[name][-1].after == known.active
+                candidate = self.logs[name][-1].candidate
+                assert (candidate.version if candidate is not None else None) == known.candidate
             if known.active is not None:
                 assert self.registry.resident(name).digest == digest(known.versions[known.active])
         active = [name for name, known in self.tasks.items() if known.active is not None]

@@ -1,72 +1,162 @@
-"""The store: what was written is there, and what failed has left no trace."""
+"""What every store promises, whatever it is: the same bytes come back, a number is given once, a state is replaced only
+where it is the one that was read."""
 
-import os
-import re
-import sys
-from itertools import count
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from shutil import rmtree
-from subprocess import PIPE, Popen
+from threading import Barrier, Thread
 
 import pytest
+from obstore.store import MemoryStore
 
 from service.adapters.file import digest
 from service.errors import BadStore, UnknownVersion
-from service.registry.store import FolderStore, State
-from tests.registry.disks import FULL, Killed, listing, trouble
+from service.registry.folder import FolderStore
+from service.registry.log import Entry
+from service.registry.objects import ObjectStore
+from service.registry.store import Changed, Found, Given, Kept, State, Store
+from service.registry.stores import open_store
+
+Open = Callable[[], Store]  # one more service on the same files
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    store.write("toy", 1, b"one")
-    store.write("toy", 12, b"twelve")
-    store.write("spam-filter", 1, b"")
-    store.write_state("toy", State(active=12, last=13))
-    store.close()
-    again = FolderStore(tmp_path)
-    assert again.versions() == {"spam-filter": [1], "toy": [1, 12]}
+@pytest.fixture(params=["folder", "objects"])
+def another(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    if request.param == "folder":
+        return lambda: FolderStore(tmp_path)
+    objects = MemoryStore()
+    return lambda: ObjectStore("memory://", objects)
+
+
+@pytest.fixture
+def store(another: Open) -> Store:
+    return another()
+
+
+def entry(version: int) -> Entry:
+    return Entry(
+        at=datetime(2026, 1, 2, tzinfo=UTC),
+        by="us",
+        did="activate",
+        version=version,
+        digest="0" * 64,
+        before=1,
+        after=2,
+    )
+
+
+def test_what_is_written_is_read_back(store: Store, another: Open) -> None:
+    tags = [store.write("toy", 1, b"one"), store.write("toy", 12, b"twelve"), store.write("spam-filter", 1, b"")]
+    state = State(active=12, last=13, versions={12: Given(digest=digest(b"twelve"))}, earlier=100, log=(entry(12),))
+    tag = store.write_state("toy", state, None)
+    again = another()
+    assert again.list() == {
+        "spam-filter": Found({1: tags[2]}),
+        "toy": Found({1: tags[0], 12: tags[1]}, tag),
+    }
+    assert again.state("toy") == Kept(state, tag)
+    assert again.state("spam-filter") is None
     assert [again.read("toy", 12), again.read("spam-filter", 1)] == [b"twelve", b""]
-    assert again.states() == {"toy": State(active=12, last=13)}
+    with again.reading("toy", 12) as content:
+        assert (bytes(content.data), content.tag) == (b"twelve", tags[1])
 
 
-def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
-    FolderStore(tmp_path / "deep" / "store").write("toy", 1, b"one")
-    assert listing(tmp_path / "deep" / "store") == {"toy-1.safetensors": b"one"}
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("size", [0, 5, 8, 100, 70_000, 200_000])
+def test_a_file_is_looked_at_by_its_head(store: Store, size: int, known: bool) -> None:
+    header = (100_000).to_bytes(8, "little") + b"x" * 200_000
+    tag = store.write("toy", 1, header[:size])
+    look = store.look("toy", 1, digest(header[:size]) if known else None)
+    assert (look.digest, look.size, look.tag) == (digest(header[:size]), size, tag)
+    assert look.head[:100_008] == header[: min(size, 100_008)]
 
 
-def test_what_is_removed_is_gone_and_may_be_removed_again(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+def test_a_file_that_is_not_there_is_an_unknown_version(store: Store) -> None:
+    missing = "task toy has no version 4: its file is missing"
+    for ask in (store.read, store.look):
+        with pytest.raises(UnknownVersion, match=missing):
+            ask("toy", 4)
+    with pytest.raises(UnknownVersion, match=missing), store.reading("toy", 4):
+        pass
+
+
+def test_a_file_that_is_there_is_never_replaced(store: Store) -> None:
+    tag = store.write("toy", 1, b"one")
+    with pytest.raises(FileExistsError):
+        store.write("toy", 1, b"two")
+    assert store.read("toy", 1) == b"one"
+    assert store.list() == {"toy": Found({1: tag})}
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(store: Store) -> None:
     store.write("toy", 1, b"one")
     store.write("toy", 2, b"two")
     store.remove("toy", 1)
     store.remove("toy", 1)
-    assert listing(tmp_path) == {"toy-2.safetensors": b"two"}
+    assert list(store.list()["toy"].versions) == [2]
 
 
-def test_leftovers_of_an_interrupted_write_are_cleared(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    store.write("toy", 1, b"one")
-    with trouble(1, Killed()), pytest.raises(Killed):
-        store.write("toy", 2, b"two")
-    assert len(listing(tmp_path)) == 2
-    store.close()
-    FolderStore(tmp_path)
-    assert listing(tmp_path) == {"toy-1.safetensors": b"one"}
+def test_a_state_is_replaced_only_where_it_is_the_one_that_was_read(store: Store, another: Open) -> None:
+    first, second, third = (State(active=None, last=number) for number in range(3))
+    tag = store.write_state("toy", first, None)
+    with pytest.raises(Changed):
+        another().write_state("toy", second, None)
+    other = another()
+    assert other.state("toy") == Kept(first, tag)
+    new = other.write_state("toy", second, tag)
+    assert new != tag
+    with pytest.raises(Changed):
+        store.write_state("toy", third, tag)
+    assert store.state("toy") == Kept(second, new)
+    assert store.list()["toy"].state == new
+    assert store.write_state("toy", third, new) == store.list()["toy"].state
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("README.md", "toy.safetensors", "toy-0.safetensors", "toy-01.safetensors", "toy-1.safetensors.part"),
-        *("Toy-1.safetensors", "toy-x.safetensors", ".toy-1.safetensors", "-1.safetensors", "toy-1.bin"),
-        *("._toy.json", "Notes.json", "two words.json", ".json"),
-    ],
-)
-def test_foreign_files_are_ignored_and_left_alone(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"mine")
-    store = FolderStore(tmp_path)
-    assert (store.versions(), store.states()) == ({}, {})
-    assert listing(tmp_path) == {name: b"mine"}
+def test_a_state_that_is_gone_is_not_replaced(store: Store, another: Open) -> None:
+    tag = store.write_state("toy", State(active=None, last=0), None)
+    with pytest.raises(Changed):
+        store.write_state("spam", State(active=None, last=0), tag)
+    assert list(another().list()) == ["toy"]
+
+
+def test_of_many_at_once_one_gets_a_number_and_one_replaces_a_state(another: Open) -> None:
+    stores = [another() for _ in range(4)]
+    before = stores[0].write_state("toy", State(active=None, last=0), None)
+    for number in range(1, 20):
+        start, created, replaced = Barrier(len(stores)), list[str](), list[str]()
+
+        def write(store: Store, own: bytes, number: int, before: str, start: Barrier) -> None:
+            store.state("toy")
+            start.wait(30)
+            with suppress(FileExistsError):
+                created.append(store.write("toy", number, own))  # noqa: B023
+            with suppress(Changed):
+                replaced.append(store.write_state("toy", State(active=None, last=number), before))  # noqa: B023
+
+        threads = [
+            Thread(target=write, args=(store, bytes([index]), number, before, start))
+            for index, store in enumerate(stores)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(created) == 1
+        # Who writes the same may be told that it is there; the tag is one all the same.
+        assert len(set(replaced)) == 1
+        before = replaced[0]
+
+
+def test_parts_of_a_log_are_kept_as_they_were_written_first(store: Store) -> None:
+    log = tuple(entry(number) for number in range(1, 4))
+    store.archive("toy", 1, log)
+    store.archive("toy", 1, log[:1])
+    store.archive("toy", 101, ())
+    assert (store.archived("toy", 1), store.archived("toy", 101)) == (log, ())
+    assert store.list() == {}
+    with pytest.raises(BadStore, match=r"toy-201\.log"):
+        store.archived("toy", 201)
 
 
 @pytest.mark.parametrize(
@@ -76,135 +166,29 @@ def test_foreign_files_are_ignored_and_left_alone(tmp_path: Path, name: str) -> 
         *(b'{"active": 0, "last": 1}', b'{"active": null, "last": -1}'),
     ],
 )
-def test_a_damaged_state_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_state_is_named_and_can_be_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "toy.json").write_bytes(content)
-    (tmp_path / "spam.json").write_bytes(b'{"active": 1, "last": 2}')
-    states = FolderStore(tmp_path).states()
-    assert states["spam"] == State(active=1, last=2)
-    assert isinstance(states["toy"], BadStore)
-    assert re.fullmatch(r"store: toy\.json is not a task's state: .+", states["toy"].detail)
+    objects = MemoryStore()
+    objects.put("toy.json", content)
+    for store in (FolderStore(tmp_path), ObjectStore("memory://", objects)):
+        kept = store.state("toy")
+        assert kept is not None
+        assert isinstance(kept.state, BadStore)
+        assert kept.state.detail.startswith("store: toy.json is not a task's state: ")
+        assert kept.tag == store.list()["toy"].state
+        store.write_state("toy", State(active=None, last=0), kept.tag)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    (tmp_path / "toy-3.safetensors").mkdir()
-    for look in (store.read, store.look):
-        with pytest.raises(BadStore, match=r"toy-3\.safetensors cannot be read: Is a directory"):
-            look("toy", 3)
-        with pytest.raises(UnknownVersion, match="task toy has no version 4: its file is missing"):
-            look("toy", 4)
+@pytest.mark.parametrize("where", ["ftp://here/there", "s3://", "http://bucket", "memory://"])
+def test_a_store_that_nobody_knows_is_refused(where: str) -> None:
+    with pytest.raises(BadStore, match=f"store {where}"):
+        open_store(where)
 
 
-def test_a_file_is_looked_at_by_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.registry.store.HEAD_BYTES", 3)
-    store = FolderStore(tmp_path)
-    store.write("toy", 1, b"content")
-    assert store.look("toy", 1)[:3] == (digest(b"content"), 7, b"con")
+def test_an_object_store_that_ignores_conditions_is_refused() -> None:
+    class Careless(MemoryStore):
+        def put(self, path, file, **how):  # type: ignore[no-untyped-def]
+            return super().put(path, file)
 
-
-def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    store.write("toy", 1, b"one")
-    with pytest.raises(FileExistsError):
-        store.write("toy", 1, b"two")
-    assert listing(tmp_path) == {"toy-1.safetensors": b"one"}
-
-
-def test_a_folder_serves_one_store_at_a_time(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    for _ in range(2):
-        with pytest.raises(BadStore, match=f"store {tmp_path} is in use by another service"):
-            FolderStore(tmp_path)
-    store.close()
-    store.close()
-    again = FolderStore(tmp_path)
-    del again
-    FolderStore(tmp_path).write("toy", 1, b"one")
-
-
-def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
-    code = f"from service.registry.store import *; store = FolderStore(Path({str(tmp_path)!r})); print('open'); input()"
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    with Popen(command, stdin=PIPE, stdout=PIPE) as process:
-        try:
-            assert process.stdout
-            assert process.stdout.readline()
-            with pytest.raises(BadStore, match="in use by another service"):
-                FolderStore(tmp_path)
-        finally:
-            process.kill()
-    FolderStore(tmp_path).write("toy", 1, b"one")
-
-
-def test_a_folder_that_is_read_only_is_shared_and_locked_by_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    FolderStore(tmp_path).write("toy", 1, b"one")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    stores = [FolderStore(tmp_path), FolderStore(tmp_path)]
-    assert [store.read("toy", 1) for store in stores] == [b"one", b"one"]
-
-
-def test_a_disk_without_locks_is_warned_of_and_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    FolderStore(tmp_path).write("toy", 1, b"one")
-    with trouble(0, FULL):
-        store = FolderStore(tmp_path)
-    assert store.read("toy", 1) == b"one"
-    assert "cannot be locked: No space left on device" in caplog.text
-
-
-@pytest.mark.parametrize("below", [".", "store"])
-def test_a_store_that_is_no_folder_is_refused(tmp_path: Path, below: str) -> None:
-    (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises(BadStore, match="file"):
-        FolderStore(tmp_path / "file" / below)
-
-
-def test_a_folder_that_has_gone_is_an_error(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path / "store")
-    rmtree(tmp_path / "store")
-    with pytest.raises(BadStore, match="No such file"):
-        store.versions()
-    with pytest.raises(BadStore, match=r"toy-1\.safetensors cannot be written: No such file"):
-        store.write("toy", 1, b"one")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_still_serves(tmp_path: Path) -> None:
-    FolderStore(tmp_path).write("toy", 1, b"one")
-    tmp_path.chmod(0o500)
-    store = FolderStore(tmp_path)
-    assert store.read("toy", 1) == b"one"
-    with pytest.raises(BadStore, match="cannot be written"):
-        store.write("toy", 2, b"two")
-    tmp_path.chmod(0o700)
-
-
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    with trouble(1, FULL), pytest.raises(BadStore, match=r"toy-1\.safetensors cannot be written: No space left"):
-        store.write("toy", 1, b"one")
-
-
-@pytest.mark.parametrize("change", ["write", "state", "new state", "remove"])
-def test_a_change_that_fails_at_any_step_leaves_every_name_and_byte(tmp_path: Path, change: str) -> None:
-    changes = {
-        "write": lambda store: store.write("toy", 2, b"two"),
-        "state": lambda store: store.write_state("toy", State(active=None, last=1)),
-        "new state": lambda store: store.write_state("spam", State(active=None, last=1)),
-        "remove": lambda store: store.remove("toy", 1),
-    }
-    store = FolderStore(tmp_path)
-    store.write("toy", 1, b"one")
-    store.write_state("toy", State(active=1, last=1))
-    before = listing(tmp_path)
-    for step in count():
-        with trouble(step, FULL):
-            try:
-                changes[change](store)
-            except BadStore:
-                assert listing(tmp_path) == before
-            else:
-                break
-    assert step >= 3
-    assert listing(tmp_path) != before
+    with pytest.raises(BadStore, match="does not honour conditional writes"):
+        ObjectStore("memory://", Careless())

@@ -18,7 +18,7 @@ from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.errors import DeadlineExceeded, EngineFault, Overloaded, RootstockError, Stopping
 from service.metrics import Metrics
-from service.serving.jobs import Job
+from service.serving.jobs import Course, Job
 from service.serving.pace import BATCHES, Limits, Pace
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
@@ -60,8 +60,8 @@ class Service:
         self.engine.open.set()
         self.runner.stop(TIMEOUT)
 
-    def sample(self, name: str) -> float | None:
-        return self.metrics.registry.get_sample_value(f"rootstock_{name}")
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"rootstock_{name}", labels)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,19 @@ def test_who_is_refused_hears_how_long_the_work_that_is_too_much_takes(bare: Res
     service.runner.check("colour")
 
 
+def test_what_nobody_waits_for_is_taken_if_it_fits_into_a_batch_with_what_waits(bare: Resident) -> None:
+    service = Service(bare, batch_tokens=40)
+    large = [numbered(bare, number) for number in range(20)]
+    small = large[:2]
+    idle = service.runner.submit(large, "mood", spare=True)
+    with pytest.raises(Overloaded, match="80 tokens are waiting, and nobody waits for 8 more"):
+        service.runner.submit(small, "mood", spare=True)
+    assert idle.cancel()
+    service.submit(1)
+    service.runner.submit(small, "mood", spare=True)
+    assert service.scheduler.queued_tokens == 12
+
+
 def test_what_is_cancelled_while_it_waits_frees_its_place_at_once(bare: Resident) -> None:
     service = Service(bare, queue_tokens=16)
     held = [service.submit(1), service.submit(2)]
@@ -340,29 +353,48 @@ def test_busy_seconds_tell_idle_busy_and_dead(bare: Resident) -> None:
 def test_the_metrics_count_rows_tokens_tasks_and_seconds(service: Service, tiny_base: BaseModel) -> None:
     other = make_resident(tiny_base)
     first = service.hold(1)
+    service.now += 1
+    course = Course()
     second = service.runner.submit(
-        [numbered(service.resident, 2, length=5), numbered(other, 3, length=6), numbered(other, 4, length=7)], "+"
+        [numbered(service.resident, 2, length=5), numbered(other, 3, length=6), numbered(other, 4, length=7)],
+        "+",
+        course=course,
     )
-    assert service.sample("queued_tokens") == 18
+    assert (service.sample("queued_tokens"), service.sample("queued_jobs")) == (18, 1)
+    assert (service.sample("batch_running_seconds"), service.sample("engine_up")) == (1, 1)
     service.now += 2
     service.engine.open.set()
     assert [numbers(first), numbers(second)] == [[1], [2, 3, 4]]
-    assert service.sample("queued_tokens") == 0
+    assert (service.sample("queued_tokens"), service.sample("queued_jobs")) == (0, 0)
     assert service.sample("tokens_total") == 22
+    assert service.sample("rows_total", kind="embedding", method="head") == 2
+    assert service.sample("rows_total", kind="classification", method="houlsby") == 2
     assert (service.sample("batch_tokens_count"), service.sample("batch_tokens_sum")) == (2, 22)
     assert (service.sample("batch_rows_count"), service.sample("batch_rows_sum")) == (2, 4)
     assert (service.sample("batch_tasks_count"), service.sample("batch_tasks_sum")) == (2, 3)
-    assert (service.sample("batch_seconds_count"), service.sample("batch_seconds_sum")) == (2, 2)
-    assert (service.sample("queue_seconds_count"), service.sample("queue_seconds_sum")) == (2, 2)
+    assert (service.sample("batch_seconds_count"), service.sample("batch_seconds_sum")) == (2, 3)
+    assert (course.queue_seconds, course.engine_seconds) == (2, 0)
+    assert [(batch.rows, batch.tokens, batch.adapters) for batch in course.batches] == [(3, 18, 2)]
     assert service.sample("engine_faults_total") == 0
 
 
-def test_the_metrics_count_a_jobs_wait_once_and_its_fault(narrow: Service) -> None:
+def test_a_job_of_several_batches_knows_each_and_waits_for_the_first(narrow: Service) -> None:
+    narrow.hold(9)
+    course = Course()
+    answer = narrow.runner.submit([numbered(narrow.resident, number) for number in (1, 2, 3)], "mood", course=course)
+    narrow.now += 5
+    narrow.engine.open.set()
+    assert numbers(answer) == [1, 2, 3]
+    assert len(course.batches) == len(narrow.engine.batches) - 1 > 1
+    assert (course.admitted, course.queue_seconds, course.engine_seconds) == (100, 5, 0)
+
+
+def test_a_batch_that_fails_is_counted_as_a_fault_alone(narrow: Service) -> None:
     narrow.engine.faults[1] = RuntimeError()
     assert isinstance(fault(narrow.submit(1, 2, 3)), EngineFault)
     assert numbers(narrow.submit(4)) == [4]
     assert narrow.sample("engine_faults_total") == 1
-    assert narrow.sample("queue_seconds_count") == 2
+    assert narrow.sample("batch_rows_sum") == narrow.sample("batch_seconds_count") == 2
 
 
 def test_nothing_that_stopped_is_counted_as_waiting(service: Service) -> None:

@@ -1,0 +1,55 @@
+"""The log in its two forms."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from service import logs
+
+
+def record(message: str, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+    return logging.getLogger("service.some").makeRecord(
+        "service.some", level, "file.py", 1, message, (), None, extra=fields
+    )
+
+
+def test_text_is_the_message_and_its_fields() -> None:
+    assert logs.formatter("text").format(record("answered", status=200, task="mood")) == (
+        "INFO service.some: answered status=200 task=mood"
+    )
+    assert logs.formatter("text").format(record("ready")) == "INFO service.some: ready"
+
+
+def test_json_is_an_object_a_line() -> None:
+    line = logs.formatter("json").format(record("two\nlines “quoted”", logging.ERROR, status=500))
+    assert "\n" not in line
+    found = json.loads(line)
+    assert found.pop("time").endswith("+00:00")
+    assert found == {"level": "ERROR", "logger": "service.some", "message": "two\nlines “quoted”", "status": 500}
+
+
+def test_json_holds_the_stack_of_an_error() -> None:
+    failed = record("failed")
+    try:
+        raise RuntimeError("why")
+    except RuntimeError:
+        failed.exc_info = sys.exc_info()
+    assert "RuntimeError: why" in json.loads(logs.formatter("json").format(failed))["exc_info"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_everything_is_written_to_standard_error(form: logs.LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        logs.set_up(form)
+        logging.getLogger("uvicorn.error").info("listening")
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:], root.level = handlers, level
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.startswith("{") for line in err.splitlines()] == [form == "json"]
+    assert "listening" in err
