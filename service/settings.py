@@ -109,7 +109,10 @@ class Settings(BaseModel):
     ] = 1000
     pinned: Annotated[str, Field(description="tasks, separated by commas, that always stay in memory")] = ""
     spare_versions: Annotated[
-        int, Field(ge=1, description="versions kept in memory, beside the active ones, for requests that name them")
+        int,
+        Field(
+            ge=1, description="versions kept in memory beside the active ones: candidates, and those that requests name"
+        ),
     ] = 8
     stall_seconds: Annotated[float, Field(gt=0, description="a batch that runs longer makes /healthz fail")] = 60.0
     stop_seconds: Annotated[

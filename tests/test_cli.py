@@ -215,12 +215,12 @@ def test_a_release_goes_from_the_shadow_to_its_end(url: str, tmp_path: Path, tin
     assert_sentence(run("release", "status", "new", *place), "new has no candidate: version 1 answers all")
     assert_sentence(run("release", "share", "new", "0.1", *place), "new has no candidate")
     said = output("release", "shadow", "new", "2", *place)
-    assert said == "new version 1 answers all, version 2 scores a share of 1 in its shadow\n"
+    assert said == "new version 1 answers all requests, version 2 shadows 100% of them\n"
     assert "agreement unknown of 0 inputs" in output("release", "status", "new", *place)
     said = output("release", "share", "new", "0.25", *place)
-    assert said == "new version 2 answers a share of 0.25, version 1 the rest\n"
+    assert said == "new version 2 answers 25% of the requests, version 1 the rest\n"
     said = output("release", "share", "new", "1", "--version", "2", *place)
-    assert said == "new version 2 answers a share of 1, version 1 the rest\n"
+    assert said == "new version 2 answers 100% of the requests, version 1 the rest\n"
     with Client(url) as client:
         for key in ("", "--sticky-key=me"):
             answer = output("predict", "new", "good film", *filter(None, [key]), *place)

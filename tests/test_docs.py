@@ -40,8 +40,8 @@ def url(real_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.skipif(which("curl") is None, reason="the README asks with curl")
 @pytest.mark.parametrize(
     "block",
-    [*blocks("README.md", "sh"), *blocks("docs/protocols.md", "sh")],
-    ids=["ask", "add", "infer", "embed"],
+    [*blocks("README.md", "sh"), *blocks("docs/protocols.md", "sh"), *blocks("docs/releases.md", "sh")],
+    ids=["ask", "add", "infer", "embed", "release"],
 )
 def test_shell_commands_print_what_they_promise(block: str, url: str, tmp_path: Path) -> None:
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -126,9 +126,9 @@ async def _compare(
         trial.count("failed", len(inputs))
     else:
         trial.took(role, perf_counter() - started - account.course.queue_seconds)
-        kind, manifest = resident.kind, answered.asked.resident.manifest
+        active = resident if role == "active" else answered.asked.resident
         for one, its in zip(answered.predictions, other.predictions, strict=True):
-            same = kind.same(manifest, one.answer, its.answer)
+            same = active.kind.same(active.manifest, one.answer, its.answer)
             if same is not None:
                 trial.count("agreed" if same else "differed")
 

@@ -17,7 +17,7 @@ def release() -> None:
 
     \b
     rootstock push mood-2.safetensors --no-activate
-    rootstock release shadow mood 2      both score all requests, version 1 answers them
+    rootstock release shadow mood 2      both run on all requests, version 1 answers them
     rootstock release status mood        how often they agree, how long they take
     rootstock release share mood 0.1     version 2 answers a tenth of the traffic
     rootstock release promote mood       … or abandon
@@ -27,10 +27,10 @@ def release() -> None:
 @release.command()
 @task_argument
 @click.argument("version", type=click.IntRange(1))
-@click.option("--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of the requests.")
+@click.option("--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of the requests, 0 to 1.")
 @url_option
 def shadow(task: str, version: int, share: float, url: str) -> None:
-    """Have VERSION of TASK score requests too; the active version answers all of them."""
+    """Have VERSION of TASK run on requests too; the active version answers them all."""
     with Client(url) as client:
         click.echo(_said(client.nominate(task, version, "shadow", share)))
 
@@ -102,11 +102,10 @@ def _candidate(found: TaskVersions) -> CandidateFacts:
 
 def _said(found: TaskVersions) -> str:
     candidate = _candidate(found)
-    number, share = candidate["version"], f"{candidate['share']:.4g}"
+    number, share = candidate["version"], f"{100 * candidate['share']:.4g}%"
     if candidate["mode"] == "share":
-        return f"{found['task']} version {number} answers a share of {share}, version {found['active']} the rest"
-    shadowed = f"version {number} scores a share of {share} in its shadow"
-    return f"{found['task']} version {found['active']} answers all, {shadowed}"
+        return f"{found['task']} version {number} answers {share} of the requests, version {found['active']} the rest"
+    return f"{found['task']} version {found['active']} answers all requests, version {number} shadows {share} of them"
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -86,7 +86,7 @@ class Kind(ABC):
         """Whether two versions' answers to one input come to the same; None where that is no question of yes or no.
 
         Args:
-            manifest: of the version that gave `answer`.
+            manifest: of the active version; the answers may be told in either order.
         """
         return None
 

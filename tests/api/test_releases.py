@@ -310,6 +310,22 @@ def test_a_release_survives_a_restart(tmp_path: Path, tiny_base: BaseModel, make
         assert service.get("/adapters/mood")["candidate"] is None
 
 
+def test_services_on_one_store_follow_a_release(tmp_path: Path, tiny_base: BaseModel, make: Make) -> None:
+    with harness(tmp_path, tiny_base) as one, harness(tmp_path, tiny_base) as other:
+        for seed in (1, 2):
+            one.upload("mood", make(seed), activate=seed == 1)
+        start(one, 2, "share", 0.5)
+        other.services.registry.follow()
+        versions = [ask(one, text) for text in TEXTS[:40]]
+        assert set(versions) == {1, 2}
+        assert [ask(other, text) for text in TEXTS[:40]] == versions
+        assert other.http.post("/adapters/mood/candidate/promote").status_code == 200
+        one.services.registry.follow()
+        assert {ask(one, text) for text in TEXTS[:40]} == {2}
+        assert one.get("/adapters/mood") == other.get("/adapters/mood")
+        assert_problem(one.http.delete("/adapters/mood/candidate"), 404, "unknown_candidate", "has no candidate")
+
+
 def test_the_log_tells_of_a_release(mood: Harness) -> None:
     start(mood, 2, "shadow")
     start(mood, 2, "shadow", 1.0)  # nothing changes
