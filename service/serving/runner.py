@@ -38,6 +38,7 @@ class Runner:
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
+        self._batch_seconds = 0.0  # of the last batch; the engine thread's own
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
         metrics.queued_jobs.set_function(lambda: len(scheduler))
@@ -108,13 +109,16 @@ class Runner:
         """The next batch; empty once the service stops and nothing waits."""
         with self._ready:
             self._running, self._batch_started = (), None
+            rested = False
             while True:
-                if picks := self._scheduler.next_batch():
+                if picks := self._scheduler.next_batch(spare_alone=rested or self._stopping):
                     self._running, self._batch_started = picks, self._clock()
                     return picks
                 if self._stopping:
                     return []
-                self._ready.wait()
+                # What is spare goes along with others, and runs alone when none came for as long as a batch takes: a
+                # request that comes a moment later does not find the engine taken.
+                rested = not self._ready.wait(self._batch_seconds if self._scheduler.has_spare else None)
 
     def _run(self, picks: Sequence[Pick[Job]]) -> None:
         started = self._clock()
@@ -122,6 +126,7 @@ class Runner:
         try:
             outputs = self._engine.run(rows)
             batch = self._observed(rows, started)
+            self._batch_seconds = batch.ended - batch.started
             courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
             if self._watch is not None:
                 self._watch(batch, courses)

@@ -38,8 +38,15 @@ class Service:
         scheduler = Scheduler[Job](batch_tokens, queue_tokens)
         self.runner = Runner(self.engine, scheduler, self.metrics, clock=lambda: self.now)
 
-    def submit(self, *numbers: int, length: int = 4) -> Answer:
-        return self.runner.submit([numbered(self.resident, number, length) for number in numbers])
+    def submit(self, *numbers: int, length: int = 4, spare: bool = False) -> Answer:
+        return self.runner.submit([numbered(self.resident, number, length) for number in numbers], spare=spare)
+
+    def run(self, number: int, seconds: float) -> None:
+        """One batch that takes so long."""
+        held = self.hold(number)
+        self.now += seconds
+        self.engine.open.set()
+        assert held.result(TIMEOUT)
 
     def hold(self, *numbers: int) -> Answer:
         """Submits rows and keeps the engine busy with them until `engine.open` is set."""
@@ -123,6 +130,25 @@ def test_what_comes_during_a_batch_goes_together_in_the_next_one(service: Servic
     service.engine.open.set()
     assert [numbers(answer) for answer in (first, *others)] == [[1], [2], [3, 4], [5]]
     assert service.engine.batches == [[1], [2, 3, 4, 5]]
+
+
+def test_spare_work_goes_along_with_a_request_and_alone_where_none_comes_for_as_long_as_a_batch_takes(
+    service: Service,
+) -> None:
+    service.run(1, seconds=1000)
+    spare = service.submit(2, spare=True)
+    assert numbers(service.submit(3)) == [3]
+    assert numbers(spare) == [2]
+    service.run(4, seconds=0.01)
+    assert numbers(service.submit(5, spare=True)) == [5]
+    assert service.engine.batches == [[1], [3, 2], [4], [5]]
+
+
+def test_a_stop_answers_spare_work_at_once(service: Service) -> None:
+    service.run(1, seconds=1000)
+    spare = service.submit(2, spare=True)
+    service.runner.stop(TIMEOUT)
+    assert numbers(spare) == [2]
 
 
 def test_a_job_over_several_batches_is_answered_in_order(narrow: Service) -> None:
