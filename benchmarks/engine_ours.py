@@ -66,7 +66,7 @@ def prepare(settings: Settings) -> Contestant:
         ways[f"{name} {few}"] = InMemory(engine, loaded)
     store = FromStore(engine, settings, files)
     ways[f"store {settings['stored']}"] = store
-    ways |= parts(base) | products(base.precision, settings["products"])
+    ways |= parts(base) | products(base, settings["products"])
 
     def facts() -> dict[str, Any]:
         return {"precision": base.precision, "linear_parameters": linear_parameters(base), "store": store.facts()}

@@ -20,6 +20,7 @@ from service.api.trials import Trials
 from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
+from service.engine.layout import why
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.stores import open_store
@@ -80,9 +81,10 @@ def build_services(
     _describe(metrics, settings, base)
     metrics.under_way.set_function(lambda: lifecycle.requests)
     metrics.ready.set_function(lambda: not lifecycle.stopping and runner.busy_seconds() is not None)
+    reason = f", {why(base.precision, base.device)}" if settings.dtype == "auto" else ""
     log.info(
-        "base %s in %s by %s; store %s, %d tasks",
-        base.name, base.precision, kernels, settings.store, tasks,
+        "base %s in %s%s, by %s; store %s, %d tasks",
+        base.name, base.precision, reason, kernels, settings.store, tasks,
     )  # fmt: skip
     return Services(
         settings=settings,

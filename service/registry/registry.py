@@ -293,13 +293,15 @@ class Registry:
 
         def retired(task: Task) -> None:
             _check_known(task)
-            if task.versions:
-                after = replace(task, active=None, candidate=None).without(*task.versions)
-                after = after.logged("retire", by, task.active)
-                for version in task.versions.values():
-                    after = after.logged("delete", by, None, version)
-                self._commit(after)
-                self._clear(name, task.versions)
+            if not task.versions:
+                return self._confirm(task)
+            after = replace(task, active=None, candidate=None, behind=None).without(*task.versions)
+            after = after.logged("retire", by, task.active)
+            for version in task.versions.values():
+                after = after.logged("delete", by, None, version)
+            self._commit(after)
+            self._clear(name, task.versions)
+            return None
 
         self._change(name, retired)
 

@@ -15,6 +15,7 @@ from service.errors import UnknownTask
 from service.metrics import Metrics
 from service.registry.folder import CHANGING, LOCK, FolderStore
 from service.registry.registry import Registry
+from service.registry.store import Store
 
 # What the store asks of the disk: make a temporary file or open the folder, reach the disk, name, remove.
 STEPS = ("open", "fsync", "chmod", "link", "replace", "unlink")
@@ -59,13 +60,11 @@ def trouble(fails_at: int, error: BaseException) -> Iterator[Disk]:
         yield disk
 
 
-def open_registry(base: BaseModel, folder: Path, metrics: Metrics | None = None, spare: int = 8) -> Registry:
-    """A registry that holds no lock: tests look at one folder through several."""
-    registry = Registry(
-        base, FolderStore(folder), Bank(others=spare), metrics or Metrics(), lambda rows: Engine(base).run(rows)
-    )
+def open_registry(base: BaseModel, where: Path | Store, metrics: Metrics | None = None, spare: int = 8) -> Registry:
+    """What a service that starts on this store would serve."""
+    store = FolderStore(where) if isinstance(where, Path) else where
+    registry = Registry(base, store, Bank(others=spare), metrics or Metrics(), lambda rows: Engine(base).run(rows))
     registry.open()
-    registry.close()
     return registry
 
 
