@@ -27,6 +27,7 @@ from service.registry.stores import open_store
 from service.serving.jobs import Job
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
+from service.serving.spare import Spare
 from service.settings import Settings, listed
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def build_services(
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
     scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
-    runner = Runner(Engine(base), scheduler, metrics, watch=tracing.batch if tracing is not None else None)
+    spare = Spare[Job](settings.batch_tokens)
+    runner = Runner(Engine(base), scheduler, spare, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
         base, open_store(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
     )

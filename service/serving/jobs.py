@@ -43,19 +43,11 @@ class Course:
 class Job:
     """Filled row by row by the runner, possibly over several batches; ends once, with outputs or an error."""
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        admitted: float,
-        apart: bool = False,
-        spare: bool = False,
-        course: Course | None = None,
-    ) -> None:
+    def __init__(self, rows: Sequence[Row], admitted: float, apart: bool = False, course: Course | None = None) -> None:
         self.rows = rows
         self.course = course or Course()
         self.course.admitted = admitted
         self.apart = apart  # shares no batch: what nobody has proved yet may fail, and fails nobody else
-        self.spare = spare  # nobody waits for it: it makes way
         self.sizes = [len(row.tokens) for row in rows]  # tokens a row; all the scheduler looks at
         self.future: Future[list[Floats]] = Future()
         self._outputs: dict[int, Floats] = {}

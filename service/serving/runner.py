@@ -12,6 +12,7 @@ from service.errors import EngineFault, Stopping
 from service.metrics import Metrics
 from service.serving.jobs import Batch, Course, Job
 from service.serving.scheduler import Pick, Scheduler
+from service.serving.spare import Spare
 from service.tasks import Floats
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Runner:
         self,
         engine: Engine,
         scheduler: Scheduler[Job],
+        spare: Spare[Job],
         metrics: Metrics,
         clock: Callable[[], float] = monotonic,
         watch: Watch | None = None,
@@ -31,6 +33,7 @@ class Runner:
         """`watch` is called for each batch that has run, before its jobs hear of it."""
         self._engine = engine
         self._scheduler = scheduler
+        self._spare = spare
         self._metrics = metrics
         self._clock = clock
         self._watch = watch
@@ -55,19 +58,22 @@ class Runner:
 
         Args:
             apart: in batches of their own.
-            spare: nobody waits for them, and they wait for all others.
+            spare: nobody waits for them, and they make way (`Spare`).
             course: is told when they wait and run.
 
         Raises:
             Overloaded: the queue is full, or the service is stopping.
         """
-        job = Job(rows, self._clock(), apart, spare, course)
+        job = Job(rows, self._clock(), apart, course)
         with self._ready:
             if self._ended:
                 raise EngineFault("the engine has ended; the service must be started again")
             if self._stopping:
                 raise Stopping("the service is stopping and takes no new work")
-            self._scheduler.admit(job)
+            if spare:
+                self._spare.admit(job, self._scheduler.queued_tokens)
+            else:
+                self._scheduler.admit(job)
             self._ready.notify()
         return job.future
 
@@ -111,14 +117,18 @@ class Runner:
             self._running, self._batch_started = (), None
             rested = False
             while True:
-                if picks := self._scheduler.next_batch(spare_alone=rested or self._stopping):
+                if picks := self._next(rested or self._stopping):
                     self._running, self._batch_started = picks, self._clock()
                     return picks
                 if self._stopping:
                     return []
-                # What is spare goes along with others, and runs alone when none came for as long as a batch takes: a
-                # request that comes a moment later does not find the engine taken.
-                rested = not self._ready.wait(self._batch_seconds if self._scheduler.has_spare else None)
+                # What is spare runs alone only when nothing else came for as long as a batch takes: so a request that
+                # comes a moment later seldom finds the engine taken.
+                rested = not self._ready.wait(self._batch_seconds if self._spare else None)
+
+    def _next(self, rested: bool) -> list[Pick[Job]]:
+        batch = self._scheduler.next_batch()
+        return [*batch, *self._spare.beside(batch)] if batch or rested else []
 
     def _run(self, picks: Sequence[Pick[Job]]) -> None:
         started = self._clock()
@@ -162,7 +172,7 @@ class Runner:
     def _fail_all(self, error: Exception) -> None:
         """What waits, and what is in a batch that will never be answered."""
         with self._ready:
-            left = [*self._scheduler.drain(), *(pick.job for pick in self._running)]
+            left = [*self._scheduler.drain(), *self._spare.drain(), *(pick.job for pick in self._running)]
         for job in left:
             job.fail(error)
 

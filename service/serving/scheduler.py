@@ -18,10 +18,6 @@ class Waiting(Protocol):
     def apart(self) -> bool:
         """Whether its rows share no batch with other jobs'."""
 
-    @property
-    def spare(self) -> bool:
-        """Whether nobody waits for it."""
-
     def ended(self) -> bool:
         """Whether its remaining rows can be dropped."""
 
@@ -47,37 +43,31 @@ class Scheduler(Generic[J]):
     """First come, first served, but a long job gives way: in each batch every waiting job has its turn.
 
     A turn is a quarter of the batch; who still has rows after it goes to the back of the queue. So a request of one
-    row never waits for the whole of a request of a thousand. Spare jobs have what the others leave of a batch, and
-    no more than a sixteenth: who comes meanwhile waits little.
+    row never waits for the whole of a request of a thousand.
     """
 
     def __init__(self, batch_tokens: int, queue_tokens: int) -> None:
         self._batch_tokens = batch_tokens
         self._turn_tokens = max(1, batch_tokens // 4)
-        self._spare_tokens = max(1, batch_tokens // 16)
         self._queue_tokens = queue_tokens
         self._most_held = max(1, queue_tokens // 2)  # by one job
         self._entries: deque[_Entry[J]] = deque()
-        self._spare: deque[_Entry[J]] = deque()
         self.queued_tokens = 0
 
     def __len__(self) -> int:
         """Jobs with rows still to run."""
-        return len(self._entries) + len(self._spare)
+        return len(self._entries)
 
     def admit(self, job: J) -> None:
         """Queues a job.
 
         A job counts with half the queue at most, so nothing that the service accepts in size is refused for ever, and
-        one large job leaves room for small ones. A spare job is taken only if nothing waits, or all that does fits into
-        a batch with it; and it turns no other away.
+        one large job leaves room for small ones.
 
         Raises:
-            Overloaded: the queue would hold more than its limit; with a spare job, more than a batch.
+            Overloaded: the queue would hold more than its limit.
         """
         entry = _Entry(job)
-        if job.spare and self.queued_tokens and self.queued_tokens + entry.left > self._batch_tokens:
-            raise Overloaded(f"{self.queued_tokens} tokens are waiting, and nobody waits for {entry.left} more")
         if self._too_much(entry):
             self._drop_ended()  # work that was given up turns no other away
         if self._too_much(entry):
@@ -85,34 +75,21 @@ class Scheduler(Generic[J]):
                 f"{self.queued_tokens} tokens are waiting; {entry.left} more are too many for the queue's "
                 f"{self._queue_tokens}"
             )
-        (self._spare if job.spare else self._entries).append(entry)
+        self._entries.append(entry)
         self.queued_tokens += entry.left
 
-    @property
-    def has_spare(self) -> bool:
-        return bool(self._spare)
-
-    def next_batch(self, spare_alone: bool = True) -> list[Pick[J]]:
+    def next_batch(self) -> list[Pick[J]]:
         """Takes the rows to run now out of the queue; empty only when nothing waits.
 
         The batch stays within the token budget, unless a single row is larger than it. A job that has ended meanwhile
         is dropped when its turn comes.
-
-        Args:
-            spare_alone: False: what is spare only goes along with others.
         """
         batch: list[Pick[J]] = []
-        room = self._fill(batch, self._entries, self._batch_tokens)
-        if batch or spare_alone:
-            self._fill(batch, self._spare, min(room, self._spare_tokens))
-        return batch
-
-    def _fill(self, batch: list[Pick[J]], entries: deque[_Entry[J]], room: int) -> int:
-        """Gives each of these jobs its turn in the batch; returns the tokens that are left of `room`."""
-        while entries:
-            entry = entries[0]
+        room = self._batch_tokens
+        while self._entries:
+            entry = self._entries[0]
             if entry.job.ended():
-                self.queued_tokens -= entries.popleft().left
+                self.queued_tokens -= self._entries.popleft().left
                 continue
             if batch and (entry.job.apart or batch[0].job.apart):
                 break
@@ -120,16 +97,15 @@ class Scheduler(Generic[J]):
             if not taken:
                 break
             room -= taken
-            entries.popleft()
+            self._entries.popleft()
             if entry.left:
-                entries.append(entry)
-        return room
+                self._entries.append(entry)
+        return batch
 
     def drain(self) -> list[J]:
         """Empties the queue; the caller ends these jobs."""
-        jobs = [entry.job for entry in (*self._entries, *self._spare)]
+        jobs = [entry.job for entry in self._entries]
         self._entries.clear()
-        self._spare.clear()
         self.queued_tokens = 0
         return jobs
 
@@ -155,4 +131,4 @@ class Scheduler(Generic[J]):
 
     def _drop_ended(self) -> None:
         self._entries = deque(entry for entry in self._entries if not entry.job.ended())
-        self.queued_tokens = sum(entry.left for entry in (*self._entries, *self._spare))
+        self.queued_tokens = sum(entry.left for entry in self._entries)

@@ -20,6 +20,7 @@ from service.metrics import Metrics
 from service.serving.jobs import Course, Job
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
+from service.serving.spare import Spare
 from service.tasks import Floats
 from tests.serving.fakes import TIMEOUT, FakeEngine, numbered
 from tests.tiny import alone, make_resident, random_row
@@ -36,7 +37,7 @@ class Service:
         self.metrics = Metrics()
         self.now = 100.0
         scheduler = Scheduler[Job](batch_tokens, queue_tokens)
-        self.runner = Runner(self.engine, scheduler, self.metrics, clock=lambda: self.now)
+        self.runner = Runner(self.engine, scheduler, Spare[Job](batch_tokens), self.metrics, clock=lambda: self.now)
 
     def submit(self, *numbers: int, length: int = 4, spare: bool = False) -> Answer:
         return self.runner.submit([numbered(self.resident, number, length) for number in numbers], spare=spare)
@@ -356,7 +357,7 @@ def test_mixed_requests_get_what_they_would_get_alone(tiny_base: BaseModel) -> N
     requests = [
         [Row(random_row(5 + seed, seed), resident) for seed in range(6)] for resident in residents for _ in range(2)
     ]
-    runner = Runner(engine, Scheduler[Job](64, 10**6), Metrics())
+    runner = Runner(engine, Scheduler[Job](64, 10**6), Spare[Job](64), Metrics())
     answers = [runner.submit(rows) for rows in requests]
     runner.start()
     for rows, answer in zip(requests, answers, strict=True):

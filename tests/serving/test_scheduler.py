@@ -13,10 +13,9 @@ from service.serving.scheduler import Pick, Scheduler
 
 
 class FakeJob:
-    def __init__(self, *sizes: int, apart: bool = False, spare: bool = False) -> None:
+    def __init__(self, *sizes: int, apart: bool = False) -> None:
         self.sizes = sizes
         self.apart = apart
-        self.spare = spare
         self.given_up = False
 
     def ended(self) -> bool:
@@ -153,50 +152,6 @@ def test_work_that_was_given_up_turns_no_other_away() -> None:
     ended.given_up = True
     scheduler.admit(FakeJob(10))
     assert scheduler.queued_tokens == 20
-
-
-def test_a_spare_job_is_taken_where_nothing_waits_or_all_fits_into_a_batch() -> None:
-    for waiting, spare in (([], [30, 30]), ([4], [3, 3])):
-        scheduler = queue([FakeJob(size) for size in waiting], batch_tokens=10)
-        scheduler.admit(FakeJob(*spare, spare=True))
-        assert scheduler.queued_tokens == sum(waiting) + sum(spare)
-    with pytest.raises(Overloaded, match="10 tokens are waiting, and nobody waits for 1 more"):
-        scheduler.admit(FakeJob(1, spare=True))
-    assert scheduler.queued_tokens == 10
-
-
-@given(ROWS, JOBS, st.integers(1, 200))
-def test_a_spare_job_makes_way(spare: list[int], sizes: list[list[int]], budget: int) -> None:
-    """The others' rows run in the same batches as without it, and of its own no more than a sixteenth is among them."""
-    jobs = [FakeJob(*rows) for rows in sizes]
-    others = run_out(queue(jobs, budget))
-    batches = run_out(queue([FakeJob(*spare, spare=True), *jobs], budget))
-    found = [[pick for pick in batch if not pick.job.spare] for batch in batches]
-    assert [batch for batch in found if batch] == others
-    assert found[: len(others)] == others
-    for batch in batches:
-        rows = [pick for pick in batch if pick.job.spare]
-        assert tokens(rows) <= max(1, budget // 16) or len(rows) == len(batch) == 1
-    assert sum(pick.job.spare for batch in batches for pick in batch) == len(spare)
-
-
-def test_a_spare_job_may_be_kept_from_running_alone() -> None:
-    spare, other = FakeJob(1, spare=True), FakeJob(2)
-    scheduler = queue([spare], batch_tokens=16)
-    assert scheduler.next_batch(spare_alone=False) == []
-    assert scheduler.has_spare
-    scheduler.admit(other)
-    assert scheduler.next_batch(spare_alone=False) == [(other, 0), (spare, 0)]
-    assert not scheduler.has_spare
-
-
-def test_a_spare_job_turns_no_other_away() -> None:
-    for spare in ([], [FakeJob(10, spare=True)]):
-        scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
-        for job in (*spare, FakeJob(10), FakeJob(10)):
-            scheduler.admit(job)
-        with pytest.raises(Overloaded):
-            scheduler.admit(FakeJob(1))
 
 
 @given(st.lists(st.tuples(ROWS, st.booleans()), min_size=1, max_size=8), BUDGETS)
