@@ -1,7 +1,6 @@
 """Every setting is a flag, an environment variable and a line of `rootstock serve --help`; all from one table."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from pydantic import ValidationError
 
 from service.api import server
 from service.cli import main
-from service.cli.settings import page
 from service.settings import Settings, environment_name
 
 # Another value than the default, as a shell would write it and as it is meant.
@@ -137,11 +135,6 @@ def test_an_address_that_others_reach_needs_keys_or_that_it_is_said(served: list
 def test_the_server_listens_where_it_is_told() -> None:
     listening = server.Server(Settings(host="::1", port=9000), FastAPI).config
     assert (listening.host, listening.port) == ("::1", 9000)
-
-
-def test_the_page_of_settings_is_the_tables() -> None:
-    written = Path(__file__).parent.parent / "docs" / "settings.md"
-    assert written.read_text() == page() == CliRunner().invoke(main, ["settings"]).output, "run make docs"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ router = APIRouter(tags=["predict"], dependencies=[needs("predict")])
     summary="Answer texts with one task",
 )
 async def predict(task: str, request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
+    """Which version answered stands in the answer, and in the headers `Rootstock-Version` and `Rootstock-Digest`."""
     with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictRequest, services.settings)
         inputs = _listed(wanted.inputs)
@@ -44,6 +45,7 @@ async def predict(task: str, request: Request, services: ServicesHere, sticky_ke
     summary="Answer texts with several tasks at once",
 )
 async def predict_many(request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
+    """One answer for each task. A text is read once, and what the tasks have in common is computed once."""
     with counted(request, services.metrics) as tasks:
         wanted = await read_json(request, PredictManyRequest, services.settings)
         check_tasks(request, wanted.tasks)
