@@ -51,7 +51,6 @@ class Job:
         admitted: float,
         deadline: float = inf,
         apart: bool = False,
-        spare: bool = False,
         course: Course | None = None,
     ) -> None:
         self.rows = rows
@@ -60,7 +59,6 @@ class Job:
         self.course.admitted = admitted
         self.deadline = deadline  # the runner's clock, seconds; nothing of it runs after that
         self.apart = apart  # shares no batch: what nobody has proved yet may fail, and fails nobody else
-        self.spare = spare  # nobody waits for it: it makes way
         self.sizes = [len(row.tokens) for row in rows]  # tokens a row
         self.future: Future[list[Floats]] = Future()
         self._outputs: dict[int, Floats] = {}

@@ -14,6 +14,7 @@ from service.metrics import Metrics
 from service.serving.jobs import Batch, Course, Job
 from service.serving.pace import Pace
 from service.serving.scheduler import Pick, Scheduler
+from service.serving.spare import Spare
 from service.tasks import Floats
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,16 @@ class Runner:
         """`watch` is called for each batch that has run, before its jobs hear of it."""
         self._engine = engine
         self._scheduler = scheduler
+        self._spare = Spare[Job]()
         self._pace = pace
         self._metrics = metrics
         self._clock = clock
         self._watch = watch
-        self._ready = threading.Condition()  # guards scheduler, pace and the four fields below
+        self._ready = threading.Condition()  # guards scheduler, spare, pace and the five fields below
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
+        self._batch_seconds = 0.0  # of the last one
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
         metrics.queued_jobs.set_function(lambda: len(scheduler))
@@ -67,7 +70,7 @@ class Runner:
             task: in whose line they wait.
             deadline: by the runner's clock; what has not run by then fails with `DeadlineExceeded`.
             apart: in batches of their own.
-            spare: nobody waits for them, and they wait for all others.
+            spare: nobody waits for them, and they make way (`Spare`).
             course: is told when they wait and run.
 
         Raises:
@@ -77,17 +80,13 @@ class Runner:
             Stopping, EngineFault
         """
         now = self._clock()
-        job = Job(rows, task, now, deadline, apart, spare, course)
-        tokens = sum(job.sizes)
+        job = Job(rows, task, now, deadline, apart, course)
         with self._ready:
             if spare:
-                self._check_spare(tokens)
+                self._check_running()
+                self._spare.admit(job, self._scheduler.queued_tokens, self._pace.batch_tokens)
             else:
-                self._check(task, tokens, now)
-            if job.future.done():
-                return job.future
-            self._refuse_what_comes_too_late(job, tokens, now)
-            self._scheduler.admit(job, self._pace.queue_tokens(now))
+                self._admit(job, now)
             self._ready.notify()
         job.future.add_done_callback(lambda _: self._withdraw(job))
         return job.future
@@ -119,6 +118,13 @@ class Runner:
         started = self._batch_started
         return 0.0 if started is None else self._clock() - started
 
+    def _admit(self, job: Job, now: float) -> None:
+        tokens = sum(job.sizes)
+        self._check(job.task, tokens, now)
+        if not job.future.done():
+            self._refuse_what_comes_too_late(job, tokens, now)
+            self._scheduler.admit(job, self._pace.queue_tokens(now))
+
     def _check(self, task: str, tokens: int, now: float) -> None:
         self._check_running()
         limit = self._pace.queue_tokens(now)
@@ -129,12 +135,6 @@ class Runner:
                 "part of it",
                 self._pace.seconds(missing),
             )
-
-    def _check_spare(self, tokens: int) -> None:
-        self._check_running()
-        waiting = self._scheduler.queued_tokens
-        if waiting and waiting + tokens > self._pace.batch_tokens:
-            raise Overloaded(f"{waiting} tokens are waiting, and nobody waits for {tokens} more")
 
     def _check_running(self) -> None:
         if self._ended:
@@ -156,6 +156,7 @@ class Runner:
         """However a job ends, what is left of it is not run."""
         with self._ready:
             self._scheduler.withdraw(job)
+            self._spare.withdraw(job)
 
     def _loop(self) -> None:
         try:
@@ -179,16 +180,24 @@ class Runner:
         """The next batch; empty once the service stops and nothing waits."""
         with self._ready:
             self._running, self._batch_started = (), None
+            rested = False
             while True:
                 now = self._clock()
                 for job in self._scheduler.expire(now):
                     job.fail(DeadlineExceeded("its time was over while it waited"))
-                if picks := self._scheduler.next_batch(self._pace.batch_tokens):
+                if picks := self._next(rested or self._stopping):
                     self._running, self._batch_started = picks, now
                     return picks
                 if self._stopping:
                     return []
-                self._ready.wait()
+                # What is spare runs alone only when nothing else came for as long as a batch takes: so a request that
+                # comes a moment later seldom finds the engine taken.
+                rested = not self._ready.wait(self._batch_seconds if self._spare else None)
+
+    def _next(self, rested: bool) -> list[Pick[Job]]:
+        budget = self._pace.batch_tokens
+        batch = self._scheduler.next_batch(budget)
+        return [*batch, *self._spare.beside(batch, budget)] if batch or rested else []
 
     def _run(self, picks: Sequence[Pick[Job]]) -> None:
         started = self._clock()
@@ -196,7 +205,8 @@ class Runner:
         try:
             outputs = self._engine.run(rows)
             batch = self._observed(rows, started)
-            self._pace.ran(batch.tokens, batch.ended - batch.started)
+            self._batch_seconds = batch.ended - batch.started
+            self._pace.ran(batch.tokens, self._batch_seconds)
             courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
             if self._watch is not None:
                 self._watch(batch, courses)
@@ -232,7 +242,7 @@ class Runner:
     def _fail_all(self, error: Exception) -> None:
         """What waits, and what is in a batch that will never be answered."""
         with self._ready:
-            left = [*self._scheduler.drain(), *(pick.job for pick in self._running)]
+            left = [*self._scheduler.drain(), *self._spare.drain(), *(pick.job for pick in self._running)]
         for job in left:
             job.fail(error)
 

@@ -30,10 +30,6 @@ class Waiting(Protocol):
     def apart(self) -> bool:
         """Whether its rows share no batch with other jobs'."""
 
-    @property
-    def spare(self) -> bool:
-        """Whether nobody waits for it: it makes way for all others."""
-
 
 J = TypeVar("J", bound=Waiting)
 
@@ -73,7 +69,7 @@ class Scheduler(Generic[J]):
     the task's weight, and the earliest is served. A task that had nothing waiting is due at once; what it did not use
     it cannot save up. Within a line it is first come, first served, but a turn is a quarter of a batch at most, and
     who still has rows after it goes to the back. So a request of one row never waits for the whole of a request of a
-    thousand, nor for all that another task has sent. Spare jobs share one turn, in what the others leave of a batch.
+    thousand, nor for all that another task has sent.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -81,7 +77,6 @@ class Scheduler(Generic[J]):
         self._weights = weights or {}
         self._lines: dict[str, _Line[J]] = {}
         self._entries: dict[J, _Entry[J]] = {}
-        self._spare: _Line[J] = _Line(1.0)  # whatever their task
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
         self._turn = 0.0  # the one that was served last
@@ -102,7 +97,7 @@ class Scheduler(Generic[J]):
         next finds room. A job counts with a quarter of the limit at most, so nothing that the service accepts in size
         is refused for ever, and a large job leaves room for small ones.
         """
-        waiting = self.queued_tokens - self._spare.tokens
+        waiting = self.queued_tokens
         if not waiting:
             return 0
         free = limit - self._counted
@@ -117,17 +112,16 @@ class Scheduler(Generic[J]):
         line = self._lines.get(task)
         if line is None or not line.tokens:
             return 0
-        waiting = self.queued_tokens - self._spare.tokens
-        return min(waiting, ceil(line.tokens * self._active_weight / line.weight))
+        return min(self.queued_tokens, ceil(line.tokens * self._active_weight / line.weight))
 
     def admit(self, job: J, limit: int) -> None:
-        """Queues a job for which nothing is `missing`; a spare one turns no other away, however much there is of it."""
+        """Queues a job for which nothing is `missing`."""
         if not self.queued_tokens:  # nobody owes anybody anything
             self._lines.clear()
             self._turns.clear()
             self._turn = self._active_weight = 0.0
-        line = self._spare if job.spare else self._joined(job.task)
-        entry = _Entry(job, line, 0 if job.spare else _most_counted(limit))
+        line = self._joined(job.task)
+        entry = _Entry(job, line, _most_counted(limit))
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
         self._count(line, entry.left, entry.counted)
@@ -158,7 +152,6 @@ class Scheduler(Generic[J]):
             self._turn = turn
             line.turn = turn + taken / line.weight
             heapreplace(self._turns, (line.turn, next(self._number), line))
-        self._fill_up(batch, min(room, most))
         return batch
 
     def withdraw(self, job: J) -> None:
@@ -198,17 +191,6 @@ class Scheduler(Generic[J]):
             heappush(self._turns, (line.turn, next(self._number), line))
         return line
 
-    def _fill_up(self, batch: list[Pick[J]], room: int) -> None:
-        """Gives spare jobs what is left of the batch."""
-        while self._spare.entries:
-            entry = next(iter(self._spare.entries.values()))
-            if batch and (entry.job.apart or batch[0].job.apart):
-                break
-            taken = self._take_turn(entry, room, room, batch)
-            if not taken:
-                break
-            room -= taken
-
     def _take_turn(self, entry: _Entry[J], room: int, most: int, batch: list[Pick[J]]) -> int:
         """Moves rows of one job into the batch, up to a turn; returns their tokens."""
         sizes, taken = entry.job.sizes, 0
@@ -235,7 +217,7 @@ class Scheduler(Generic[J]):
 
     def _leave(self, entry: _Entry[J]) -> None:
         del entry.line.entries[entry.job]
-        if not entry.line.entries and entry.line is not self._spare:
+        if not entry.line.entries:
             self._active_weight -= entry.line.weight
 
     def _count(self, line: _Line[J], tokens: int, counted: int) -> None:

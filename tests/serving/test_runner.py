@@ -41,13 +41,23 @@ class Service:
         self.pace = Pace(Limits(batch_tokens, batch_seconds=0.1, queue_tokens=queue_tokens, queue_seconds=2.0))
         self.runner = Runner(self.engine, self.scheduler, self.pace, self.metrics, clock=lambda: self.now)
 
-    def submit(self, *numbers: int, length: int = 4, task: str = "mood", deadline: float = inf) -> Answer:
-        return self.runner.submit([numbered(self.resident, number, length) for number in numbers], task, deadline)
+    def submit(
+        self, *numbers: int, length: int = 4, task: str = "mood", deadline: float = inf, spare: bool = False
+    ) -> Answer:
+        rows = [numbered(self.resident, number, length) for number in numbers]
+        return self.runner.submit(rows, task, deadline, spare=spare)
 
     def teach(self, tokens_a_second: float) -> None:
         """As if batches had run at this rate."""
         for _ in range(BATCHES):
             self.pace.ran(self.pace.batch_tokens, self.pace.batch_tokens / tokens_a_second)
+
+    def run(self, number: int, seconds: float) -> None:
+        """A batch of one row, that takes so long by the runner's clock."""
+        held = self.hold(number)
+        self.now += seconds
+        self.engine.open.set()
+        held.result(TIMEOUT)
 
     def hold(self, *numbers: int) -> Answer:
         """Submits rows and keeps the engine busy with them until `engine.open` is set."""
@@ -234,7 +244,26 @@ def test_what_nobody_waits_for_is_taken_if_it_fits_into_a_batch_with_what_waits(
     assert idle.cancel()
     service.submit(1)
     service.runner.submit(small, "mood", spare=True)
-    assert service.scheduler.queued_tokens == 12
+    assert service.scheduler.queued_tokens == 4
+
+
+def test_spare_work_goes_along_with_a_request_and_alone_where_none_comes_for_as_long_as_a_batch_takes(
+    service: Service,
+) -> None:
+    service.run(1, seconds=1000)
+    spare = service.submit(2, spare=True)
+    assert numbers(service.submit(3)) == [3]
+    assert numbers(spare) == [2]
+    service.run(4, seconds=0.01)
+    assert numbers(service.submit(5, spare=True)) == [5]
+    assert service.engine.batches == [[1], [3, 2], [4], [5]]
+
+
+def test_a_stop_answers_spare_work_at_once(service: Service) -> None:
+    service.run(1, seconds=1000)
+    spare = service.submit(2, spare=True)
+    service.runner.stop(TIMEOUT)
+    assert numbers(spare) == [2]
 
 
 def test_what_is_cancelled_while_it_waits_frees_its_place_at_once(bare: Resident) -> None:

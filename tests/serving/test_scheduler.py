@@ -14,11 +14,8 @@ from service.serving.scheduler import Pick, Scheduler
 
 
 class FakeJob:
-    def __init__(
-        self, *sizes: int, task: str = "mood", deadline: float = inf, apart: bool = False, spare: bool = False
-    ) -> None:
+    def __init__(self, *sizes: int, task: str = "mood", deadline: float = inf, apart: bool = False) -> None:
         self.sizes = sizes
-        self.spare = spare
         self.task = task
         self.deadline = deadline
         self.apart = apart
@@ -294,26 +291,6 @@ def test_what_is_ahead_of_a_task_is_its_own_and_the_others_share_of_that_time() 
     assert scheduler.ahead("hot") == 110
 
 
-@given(ROWS, JOBS, BUDGETS)
-def test_a_spare_job_makes_way(spare: list[int], jobs: list[FakeJob], budget: int) -> None:
-    """The others' rows run in the same batches as without it, and of its own no more than a turn is among them."""
-    others = run_out(queue(jobs), budget)
-    batches = run_out(queue([FakeJob(*spare, spare=True), *jobs]), budget)
-    found = [[pick for pick in batch if not pick.job.spare] for batch in batches]
-    assert [batch for batch in found if batch] == others
-    assert found[: len(others)] == others
-    for batch in batches:
-        rows = [pick for pick in batch if pick.job.spare]
-        assert taken(rows) <= max(1, budget // 4) or len(rows) == len(batch) == 1
-    assert sum(pick.job.spare for batch in batches for pick in batch) == len(spare)
-
-
-def test_a_spare_job_turns_no_other_away_and_is_ahead_of_nobody() -> None:
-    scheduler = queue([FakeJob(*[10] * 100, spare=True)])
-    assert sum(admits(scheduler, FakeJob(1), limit=20) for _ in range(50)) == 10
-    assert scheduler.ahead("mood") == 10
-
-
 @given(st.lists(st.tuples(ROWS, st.booleans()), min_size=1, max_size=8), BUDGETS)
 def test_a_job_apart_shares_no_batch_and_waits_for_nobody_longer(
     given: list[tuple[list[int], bool]], budget: int
@@ -341,9 +318,9 @@ class QueueMachine(RuleBasedStateMachine):
         """Tokens."""
         return sum(job.sizes[row] for job, rows in self.left.items() for row in rows)
 
-    @rule(sizes=ROWS, task=TASKS, seconds=st.integers(1, 20), apart=st.booleans(), spare=st.booleans())
-    def admit(self, sizes: list[int], task: str, seconds: int, apart: bool, spare: bool) -> None:
-        job = FakeJob(*sizes, task=task, deadline=self.now + seconds, apart=apart, spare=spare)
+    @rule(sizes=ROWS, task=TASKS, seconds=st.integers(1, 20), apart=st.booleans())
+    def admit(self, sizes: list[int], task: str, seconds: int, apart: bool) -> None:
+        job = FakeJob(*sizes, task=task, deadline=self.now + seconds, apart=apart)
         admitted = admits(self.scheduler, job, self.LIMIT)
         if admitted:
             self.left[job] = list(range(len(sizes)))
@@ -389,7 +366,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_ahead_of_who_has_nothing_waiting_and_never_more_than_all(self) -> None:
         for task in "abcd":
-            own = [job for job in self.left if job.task == task and not job.spare]
+            own = [job for job in self.left if job.task == task]
             held = sum(job.sizes[row] for job in own for row in self.left[job])
             assert bool(self.scheduler.ahead(task)) is bool(held)
             assert held <= self.scheduler.ahead(task) <= self.waiting()
