@@ -23,6 +23,10 @@ WORK ?= build/benchmarks
 	$(BIN)/pip install --quiet --no-deps -r requirements-clients.lock
 	touch $@
 
+.venv/ready-stores: .venv/ready-clients requirements-stores.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-stores.lock
+	touch $@
+
 .venv/ready-bench: .venv/ready requirements-bench.lock
 	$(BIN)/pip install --quiet --no-deps -r requirements-bench.lock
 	touch $@
@@ -36,8 +40,8 @@ test: .venv/ready-dev
 	$(BIN)/pytest
 
 # All suites, the long ones too: property tests at full length and at random, real processes killed and restarted, the
-# protocols' own clients.
-soak: .venv/ready-clients
+# protocols' own clients, a store over HTTP.
+soak: .venv/ready-stores
 	$(BIN)/pytest -m "" --hypothesis-profile=soak
 
 lint: .venv/ready-dev

@@ -44,6 +44,14 @@ class Metrics:
         self.adapter_parameters = Gauge(
             "rootstock_adapter_parameters", "Parameters of all resident adapters, the sum of |v|.", registry=registry
         )
+        self.tasks_behind = Gauge(
+            "rootstock_tasks_behind",
+            "Tasks that their active version does not answer.",
+            registry=registry,
+        )
+        self.store_followed = Gauge(
+            "rootstock_store_followed_timestamp_seconds", "When the store was last read.", registry=registry
+        )
 
     def render(self) -> bytes:
         """The exposition text."""

@@ -64,6 +64,8 @@ class Registry:
         self._seen: dict[str, Found] = {}  # of each task, what the listing showed that was last followed
         self._following = Lock()  # before `_changing`, where both are held
         metrics.resident_adapters.set_function(lambda: len(list(bank)))
+        metrics.tasks_behind.set_function(lambda: sum(task.behind is not None for task in self._tasks.values()))
+        self._followed = metrics.store_followed
         metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
     def open(self) -> None:
@@ -76,6 +78,7 @@ class Registry:
         for name in sorted(self._seen, key=lambda name: (not self._bank.pins(name), name)):
             task = read_task(self._store, self._loader, self._seen[name], Task(name))
             self._tasks[name] = self._opened(task)
+        self._followed.set_to_current_time()
 
     def follow(self) -> None:
         """Takes over what others have changed in the store since the last time, beside what is being answered.
@@ -90,6 +93,7 @@ class Registry:
             for name in sorted(found.keys() | self._tasks.keys()):
                 if found.get(name) != self._seen.get(name):
                     self._catch_up(name, found.get(name))
+            self._followed.set_to_current_time()
 
     def close(self) -> None:
         """Gives the store back. Changes nothing in memory."""

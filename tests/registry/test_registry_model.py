@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from obstore.store import MemoryStore
+from obstore.store import MemoryStore, ObjectStore, from_url
 
 from service.adapters.file import digest
 from service.engine.arranging import load_resident
@@ -31,12 +31,14 @@ from service.errors import (
 )
 from service.registry.folder import FolderStore
 from service.registry.log import Log
+from service.registry.objects import CLIENT
 from service.registry.registry import Registry
 from service.registry.store import Store
 from service.tasks import Floats
 from tests.adapters.forge import put_together, take_apart, with_manifest
 from tests.registry.disks import FULL, Killed, listing, open_registry, trouble
 from tests.registry.objects import CUT, Line, open_objects
+from tests.s3 import Endpoint
 from tests.tiny import alone, random_row
 
 TASKS = ("toy", "spam")
@@ -85,8 +87,8 @@ class Folder:
 
 
 class Objects:
-    def __init__(self) -> None:
-        self._objects = MemoryStore()
+    def __init__(self, objects: ObjectStore | None = None) -> None:
+        self._objects = objects or MemoryStore()
         self._line = Line(self._objects)
 
     def open(self) -> Store:
@@ -360,11 +362,28 @@ def seen(registry: Registry, name: str) -> Known:
 def test_nothing_acknowledged_is_ever_lost(
     place: Callable[[], Place], tiny_base: BaseModel, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run(place, tiny_base, files, monkeypatch)
+
+
+@pytest.mark.slow
+def test_nothing_acknowledged_is_ever_lost_over_http(
+    s3: Endpoint, tiny_base: BaseModel, files: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(lambda: Objects(from_url(s3.bucket(), client_options=CLIENT)), tiny_base, files, monkeypatch, examples=20)
+
+
+def run(
+    place: Callable[[], Place],
+    base: BaseModel,
+    files: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    examples: int | None = None,
+) -> None:
     for module in ("log", "registry"):
         monkeypatch.setattr(f"service.registry.{module}.PART", 4)  # so that logs are parted
-    engine = Engine(tiny_base)
-    answers = {digest(data): alone(engine, Row(ROW, load_resident(tiny_base, data, 1))) for data in files}
+    engine = Engine(base)
+    answers = {digest(data): alone(engine, Row(ROW, load_resident(base, data, 1))) for data in files}
     run_state_machine_as_test(
-        lambda: RegistryMachine(place(), tiny_base, files, answers),  # type: ignore[arg-type]  # any factory will do
-        settings=settings(stateful_step_count=25),
+        lambda: RegistryMachine(place(), base, files, answers),  # type: ignore[arg-type]  # any factory will do
+        settings=settings(max_examples=examples or settings().max_examples, stateful_step_count=25),
     )
