@@ -238,6 +238,7 @@ class Registry:
             self._clear(name, task.versions)
             return None
 
+        self._catch_up_now(name)  # so that files go which nobody spoke of yet
         self._change(name, retired)
 
     def delete(self, name: str, number: int, by: str = "-") -> None:

@@ -54,6 +54,8 @@ class Happening(Protocol):
 class Place(Protocol):
     """Where a store is, and what may happen there."""
 
+    steps: int  # about as many as an upload takes
+
     def open(self) -> Store: ...
 
     def kill(self, step: int, late: bool) -> AbstractContextManager[Happening]: ...
@@ -66,6 +68,8 @@ class Place(Protocol):
 
 
 class Folder:
+    steps = 27
+
     def __init__(self) -> None:
         self._folder = TemporaryDirectory()
         self._path = Path(self._folder.name)
@@ -74,10 +78,10 @@ class Folder:
         return FolderStore(self._path)
 
     def kill(self, step: int, late: bool) -> AbstractContextManager[Happening]:
-        return trouble(step, Killed())
+        return trouble(step % self.steps, Killed())
 
     def fail(self, step: int, late: bool) -> AbstractContextManager[Happening]:
-        return trouble(step, FULL)
+        return trouble(step % self.steps, FULL)
 
     def content(self) -> dict[str, bytes]:
         return listing(self._path)
@@ -87,6 +91,8 @@ class Folder:
 
 
 class Objects:
+    steps = 5
+
     def __init__(self, objects: ObjectStore | None = None) -> None:
         self._objects = objects or MemoryStore()
         self._line = Line(self._objects)
@@ -95,10 +101,10 @@ class Objects:
         return open_objects(self._line)
 
     def kill(self, step: int, late: bool) -> AbstractContextManager[Happening]:
-        return self._line.trouble(step, Killed(), late)
+        return self._line.trouble(step % self.steps, Killed(), late)
 
     def fail(self, step: int, late: bool) -> AbstractContextManager[Happening]:
-        return self._line.trouble(step, CUT, late)
+        return self._line.trouble(step % self.steps, CUT, late)
 
     def content(self) -> dict[str, bytes]:
         names = [one["path"] for one in self._objects.list_with_delimiter()["objects"]]
@@ -135,7 +141,7 @@ CHANGES = st.one_of(
     st.builds(Change, st.sampled_from(["activate", "delete"]), st.sampled_from(TASKS), st.integers(1, 6)),
     st.builds(Change, st.just("retire"), st.sampled_from(TASKS), st.just(0)),
 )
-STEPS = st.integers(0, 26)  # an upload takes about 20 of a folder
+STEPS = st.integers(0, 1000)  # of a place's, in turn
 BY = st.integers(0, REPLICAS - 1)
 
 
