@@ -23,6 +23,10 @@ WORK ?= build/benchmarks
 	$(BIN)/pip install --quiet --no-deps -r requirements-clients.lock
 	touch $@
 
+.venv/ready-stores: .venv/ready-clients requirements-stores.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-stores.lock
+	touch $@
+
 .venv/ready-bench: .venv/ready requirements-bench.lock
 	$(BIN)/pip install --quiet --no-deps -r requirements-bench.lock
 	touch $@
@@ -36,8 +40,8 @@ test: .venv/ready-dev
 	$(BIN)/pytest
 
 # All suites, the long ones too: property tests at full length and at random, real processes killed and restarted, the
-# protocols' own clients, a real Prometheus (Debian's package `prometheus`).
-soak: .venv/ready-clients
+# protocols' own clients, a store over HTTP, a real Prometheus (Debian's package `prometheus`).
+soak: .venv/ready-stores
 	@command -v prometheus promtool > /dev/null || (echo "Prometheus is needed: Debian's package \`prometheus\` has it, with promtool" && exit 1)
 	$(BIN)/pytest -m "" --hypothesis-profile=soak
 
