@@ -217,6 +217,13 @@ def test_a_share_is_sticky_by_key_and_without_one_by_the_input(mood: Harness) ->
     assert by_key == {key: 2 if wanted.takes("mood", key) else 1 for key in by_key}
 
 
+@pytest.mark.parametrize("key", ["", "x" * 257])
+def test_a_key_that_is_no_key_is_refused(mood: Harness, key: str) -> None:
+    headers = {"Rootstock-Sticky-Key": key}
+    response = mood.http.post("/predict/mood", json={"inputs": "good film"}, headers=headers)
+    assert_problem(response, 422, "bad_input", "Rootstock-Sticky-Key")
+
+
 def test_a_larger_share_takes_nobody_back(mood: Harness) -> None:
     taken: set[str] = set()
     for share in (0.0, 0.2, 0.5, 1.0):
