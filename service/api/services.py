@@ -21,7 +21,7 @@ from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
 from service.engine.layout import why
-from service.errors import BadStore, EngineFault
+from service.errors import BadStore, EngineFault, StoreUnreachable
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.stores import open_store
@@ -120,7 +120,7 @@ def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
     metrics.base_parameters.set(base.parameters)
     metrics.base_bytes.set(base.bytes)
     metrics.queue_limit.set(settings.queue_tokens)
-    for error in (BadStore, EngineFault):  # an alert that waits for the first must have seen that there was none
+    for error in (BadStore, EngineFault, StoreUnreachable):  # alerts that wait for the first must have seen none
         metrics.refusals.labels(error.code)
     metrics.build.info(
         {

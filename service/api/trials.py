@@ -50,6 +50,10 @@ class Trial:
         self.seen: dict[Role, Seen] = {"active": Seen(active), "candidate": Seen(candidate.version)}
         self.inputs: dict[Outcome, int] = {"agreed": 0, "differed": 0, "failed": 0, "dropped": 0}
         self._metrics: Metrics | None = metrics
+        for role in self.seen:  # a rate needs to have seen that there was none
+            metrics.release_failures.labels(task, role)
+        for outcome in self.inputs:
+            metrics.release_inputs.labels(task, outcome)
 
     @property
     def versions(self) -> tuple[int, int]:
