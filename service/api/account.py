@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Account:
 
     id: str = ""  # of the request; none in the shadow
     started: float = field(default_factory=monotonic)
+    deadline: float = inf  # when it is to be answered
     status: int = 0  # of the answer, once it began
     code: str = ""  # of its refusal
     tasks: list[str] = field(default_factory=list)  # those it asks, if they are served

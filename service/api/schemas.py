@@ -68,6 +68,9 @@ class ManyParameters(_Request):
         default=None, ge=1, description="labels in a classification's `scores` at most; all when left out"
     )
     truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
+    timeout: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="seconds, as the header X-Request-Timeout"
+    )
 
 
 class Parameters(ManyParameters):

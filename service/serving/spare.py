@@ -13,9 +13,7 @@ PART = 16  # of a batch: who comes while it runs waits little
 class Spare(Generic[J]):
     """First come, first served, by the row."""
 
-    def __init__(self, batch_tokens: int) -> None:
-        self._batch_tokens = batch_tokens
-        self._part = max(1, batch_tokens // PART)
+    def __init__(self) -> None:
         self._rows: deque[Pick[J]] = deque()
         self._tokens = 0
 
@@ -23,22 +21,23 @@ class Spare(Generic[J]):
         """Whether any waits."""
         return bool(self._rows)
 
-    def admit(self, job: J, queued_tokens: int) -> None:
+    def admit(self, job: J, queued_tokens: int, budget: int) -> None:
         """Queues a job if nothing waits, or all that does fits into a batch with it.
 
         Args:
             queued_tokens: what others wait for.
+            budget: tokens of a batch.
 
         Raises:
             Overloaded: it is to be dropped.
         """
         tokens, waiting = sum(job.sizes), self._tokens + queued_tokens
-        if waiting and waiting + tokens > self._batch_tokens:
+        if waiting and waiting + tokens > budget:
             raise Overloaded(f"{waiting} tokens are waiting, and nobody waits for {tokens} more")
         self._rows.extend(Pick(job, row) for row in range(len(job.sizes)))
         self._tokens += tokens
 
-    def beside(self, batch: Sequence[Pick[J]]) -> list[Pick[J]]:
+    def beside(self, batch: Sequence[Pick[J]], budget: int) -> list[Pick[J]]:
         """Takes out the rows that go along with a batch; of one that is empty, those that run alone.
 
         They stay within the batch's budget and a part of it, unless a single row that runs alone is larger.
@@ -46,18 +45,21 @@ class Spare(Generic[J]):
         found: list[Pick[J]] = []
         if batch and batch[0].job.apart:
             return found
-        room = min(self._part, self._batch_tokens - sum(map(_tokens, batch)))
+        room = min(max(1, budget // PART), budget - sum(map(_tokens, batch)))
         while self._rows:
             size = _tokens(self._rows[0])
-            if self._rows[0].job.ended():
-                self._rows.popleft()
-            elif size > room and (batch or found):
+            if size > room and (batch or found):
                 break
-            else:
-                found.append(self._rows.popleft())
-                room -= size
+            found.append(self._rows.popleft())
+            room -= size
             self._tokens -= size
         return found
+
+    def withdraw(self, job: J) -> None:
+        """Takes out what is left of a job, if it is here."""
+        if any(pick.job is job for pick in self._rows):
+            self._rows = deque(pick for pick in self._rows if pick.job is not job)
+            self._tokens = sum(map(_tokens, self._rows))
 
     def drain(self) -> list[J]:
         """Empties the queue; the caller ends these jobs."""
