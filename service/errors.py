@@ -14,7 +14,9 @@ RootstockError
 ├── CallerLeft           400  the caller went away, or its body did not arrive in time
 ├── TooLarge             413  a body, or its list of inputs, is over the limit; in parts it would be taken
 ├── UnsupportedMedia     415
+├── DeadlineExceeded     504  the request's time was over before its answer
 ├── Overloaded           503  the queue is full; come back after `retry_after` seconds
+│   ├── OverQuota        429  the task has had its tokens
 │   ├── Starting         503  the base and the adapters are still being loaded
 │   └── Stopping         503  the service is going down and takes no new work
 ├── EngineFault          500  the engine failed on the batch that held this request
@@ -117,12 +119,20 @@ class UnsupportedMedia(RootstockError):
     status, code, title = 415, "unsupported_media_type", "The media type is not accepted"
 
 
+class DeadlineExceeded(RootstockError):
+    status, code, title = 504, "deadline_exceeded", "The request's time is over"
+
+
 class Overloaded(RootstockError):
     status, code, title = 503, "overloaded", "The service has all the work it can hold"
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class OverQuota(Overloaded):
+    status, code, title = 429, "over_quota", "The task has had its quota"
 
 
 class Starting(Overloaded):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Account:
 
     id: str = ""  # of the request; none in the shadow
     started: float = field(default_factory=monotonic)
+    deadline: float = inf  # when it is to be answered
     status: int = 0  # of the answer, once it began
     code: str = ""  # of its refusal
     tasks: list[str] = field(default_factory=list)  # those it asks, if they are served
@@ -74,7 +76,6 @@ def counted(request: Request, metrics: Metrics) -> Iterator[list[str]]:
     try:
         yield account.tasks
         outcome = "answered"
-        _count_answered(account, metrics)
     except RootstockError as error:
         outcome = error.code
         raise
@@ -82,20 +83,21 @@ def counted(request: Request, metrics: Metrics) -> Iterator[list[str]]:
         outcome = "cancelled"
         raise
     finally:
-        if not account.tasks:
-            metrics.requests.labels("", outcome).inc()
-        for task in account.tasks:
-            with metrics.label(task) as label:
-                metrics.requests.labels(label, outcome).inc()
+        _count(account, outcome, metrics)
 
 
-def _count_answered(account: Account, metrics: Metrics) -> None:
+def _count(account: Account, outcome: str, metrics: Metrics) -> None:
     seconds, course = monotonic() - account.started, account.course
-    for task, inputs, tokens, truncated in account.usage:
+    usage = {one.task: one for one in account.usage} if outcome == "answered" else {}
+    if not account.tasks:
+        metrics.requests.labels("", outcome).inc()
+    for task in account.tasks:
         with metrics.label(task) as label:
-            metrics.request_seconds.labels(label).observe(seconds)
-            metrics.request_queue_seconds.labels(label).observe(course.queue_seconds)
-            metrics.request_engine_seconds.labels(label).observe(course.engine_seconds)
-            metrics.inputs.labels(label).inc(inputs)
-            metrics.input_tokens.labels(label).inc(tokens)
-            metrics.truncated.labels(label).inc(truncated)
+            metrics.requests.labels(label, outcome).inc()
+            if task in usage:
+                metrics.request_seconds.labels(label).observe(seconds)
+                metrics.request_queue_seconds.labels(label).observe(course.queue_seconds)
+                metrics.request_engine_seconds.labels(label).observe(course.engine_seconds)
+                metrics.inputs.labels(label).inc(usage[task].inputs)
+                metrics.input_tokens.labels(label).inc(usage[task].tokens)
+                metrics.truncated.labels(label).inc(usage[task].truncated)

@@ -45,6 +45,7 @@ FILE_BODY = {
     "/tasks", summary="What is served and what is to be, of the tasks that the key reaches", dependencies=[needs()]
 )
 async def tasks(request: Request, services: ServicesHere) -> list[TaskAnswer]:
+    """Of each its kind, labels, active version, and its figures on validation and test."""
     found = [_bare(services), *services.registry.tasks()]
     return [
         _task_answer(services, task)
@@ -72,6 +73,12 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
 async def upload(
     task: str, request: Request, response: Response, services: ServicesHere, activate: bool = True
 ) -> VersionAnswer:
+    """The file's bytes, as `curl -T FILE` sends them: checked, proved in the engine, stored, served from then on.
+
+    201 with the new version and what was seen in the proof; the same bytes again: 200 with the version that they are.
+    `activate=false` only stores. A refusal (422) has the `step` that the file came to, and where there is one the
+    `tensor` or `example`, what was `expected` and what was `got`.
+    """
     outcome, started = "failed", perf_counter()
     try:
         if services.uploads.locked():
@@ -109,6 +116,7 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
     dependencies=[needs("upload")],
 )
 async def task_log(task: str, services: ServicesHere) -> LogAnswer:
+    """Each change with its time and caller, and which version was active before it and after."""
     return LogAnswer(task=task, entries=list(await asyncio.to_thread(services.registry.log, task)))
 
 
@@ -133,6 +141,7 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
     summary="Serve another version, forward or back",
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
+    """From the next request on. A version that was never proved is proved first."""
     wanted = await read_json(request, ActivateRequest, services.settings)
     version = await change(services, services.registry.activate, task, wanted.version, caller(request))
     return version_answer(services.registry.task(task), version)
@@ -146,6 +155,7 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     dependencies=[needs("admin")],
 )
 async def retire(task: str, request: Request, services: ServicesHere) -> None:
+    """Its version numbers stay used."""
     await change(services, services.registry.retire, task, caller(request))
 
 

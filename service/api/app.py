@@ -91,6 +91,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await services.shadows.end()
             await asyncio.to_thread(services.runner.stop, services.settings.stop_seconds)
             services.changes.shutdown()
+            services.readers.shutdown()
             services.registry.close()
             if services.tracing is not None:
                 await asyncio.to_thread(services.tracing.end)

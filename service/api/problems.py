@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,7 @@ from starlette.types import Scope
 from service.api.account import REQUEST_ID, Account, account_of
 from service.api.protocols.errors import shaped
 from service.api.schemas import Problem
-from service.errors import BadAdapter, Overloaded, RootstockError, Unauthenticated
+from service.errors import BadAdapter, DeadlineExceeded, Overloaded, RootstockError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def refusal(scope: Scope, error: RootstockError) -> JSONResponse:
     """An error of ours in the form that the request's path answers with."""
     headers = None
     if error.retry_after is not None:
-        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
+        headers = {"Retry-After": str(max(1, ceil(error.retry_after)))}
     elif isinstance(error, Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}
     facts = error.facts if isinstance(error, BadAdapter) else None
@@ -109,7 +110,7 @@ def _cut(text: str, most: int) -> str:
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RootstockError)
-    if error.status >= 500 and not isinstance(error, Overloaded):
+    if error.status >= 500 and not isinstance(error, Overloaded | DeadlineExceeded):
         log.error("%s", error.detail, extra={"request_id": account_of(request).id})
     return refusal(request.scope, error)
 

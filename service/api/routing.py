@@ -120,8 +120,14 @@ async def _compare(
     except Overloaded:
         trial.count("dropped", len(inputs))
     except Exception as error:
-        if not isinstance(error, RootstockError):
-            log.exception("task %s version %d failed in the shadow", trial.task, trial.seen[role].version)
+        unforeseen = None if isinstance(error, RootstockError) else error
+        log.warning(
+            "task %s version %d failed in the shadow: %s",
+            trial.task,
+            trial.seen[role].version,
+            error,
+            exc_info=unforeseen,
+        )
         trial.fail(role)
         trial.count("failed", len(inputs))
     else:

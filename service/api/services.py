@@ -21,15 +21,20 @@ from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
 from service.engine.layout import why
+from service.errors import BadStore, EngineFault, StoreUnreachable
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.stores import open_store
 from service.serving.jobs import Job
+from service.serving.pace import Limits, Pace
+from service.serving.quotas import Quotas
 from service.serving.runner import Runner
-from service.serving.scheduler import Scheduler
-from service.settings import Settings, listed
+from service.serving.scheduler import UNPROVED, Scheduler
+from service.settings import Settings, listed, numbered
 
 log = logging.getLogger(__name__)
+
+READERS = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Services:
     base: BaseModel
     registry: Registry
     runner: Runner
+    quotas: Quotas
+    readers: Executor  # for what would hold the event loop up; few, so that a rush of it leaves the engine its share
     trials: Trials
     shadows: Shadows
     uploads: Semaphore  # one place for each upload under way
@@ -69,10 +76,14 @@ def build_services(
     metrics = Metrics(settings.metrics_tasks)
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
-    scheduler = Scheduler[Job](settings.batch_tokens, settings.queue_tokens)
-    runner = Runner(Engine(base), scheduler, metrics, watch=tracing.batch if tracing is not None else None)
+    scheduler, pace = Scheduler[Job](numbered(settings.weights)), _pace(settings)
+    runner = Runner(Engine(base), scheduler, pace, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
-        base, open_store(settings.store), bank, metrics, run=lambda rows: runner.submit(rows, apart=True).result()
+        base,
+        open_store(settings.store),
+        bank,
+        metrics,
+        run=lambda rows: runner.submit(rows, UNPROVED, apart=True).result(),
     )
     registry.open()
     tasks = len(registry.names()) - 1
@@ -94,6 +105,8 @@ def build_services(
         base=base,
         registry=registry,
         runner=runner,
+        quotas=Quotas(numbered(settings.quotas)),
+        readers=ThreadPoolExecutor(READERS, "reader"),
         trials=Trials(registry, metrics),
         shadows=Shadows(),
         uploads=Semaphore(settings.uploads),
@@ -107,6 +120,8 @@ def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
     metrics.base_parameters.set(base.parameters)
     metrics.base_bytes.set(base.bytes)
     metrics.queue_limit.set(settings.queue_tokens)
+    for error in (BadStore, EngineFault, StoreUnreachable):  # alerts that wait for the first must have seen none
+        metrics.refusals.labels(error.code)
     metrics.build.info(
         {
             "version": __version__,
@@ -116,6 +131,10 @@ def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
             "kernels": "own" if base.weights.native is not None else "torch",
         }
     )
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(Limits(*(getattr(settings, name) for name in Limits._fields)))
 
 
 def _services(request: Request) -> Services:

@@ -80,6 +80,7 @@ class _Calls:
         truncate: bool = True,
         version: int | None = None,
         sticky_key: str | None = None,
+        timeout: float | None = None,
     ) -> list[Prediction]:
         """One prediction per input, in order.
 
@@ -90,8 +91,12 @@ class _Calls:
             truncate: cut inputs over the task's length; False: refuse them.
             version: another than the active one.
             sticky_key: a user or a session; while a candidate has a share of the traffic, one version answers it.
+            timeout: seconds in which the service is to answer each request; what it has not run by then it never does.
+
+        Raises:
+            DeadlineExceeded
         """
-        body = {"parameters": {"top_k": top_k, "truncate": truncate, "version": version}}
+        body = {"parameters": {"top_k": top_k, "truncate": truncate, "version": version, "timeout": timeout}}
         answers = await self._in_parts("predictions", f"/predict/{_quoted(task)}", body, inputs, sticky_key)
         return [prediction for answer in answers for prediction in answer["predictions"]]
 
@@ -104,13 +109,15 @@ class _Calls:
         top_k: int | None = None,
         truncate: bool = True,
         sticky_key: str | None = None,
+        timeout: float | None = None,
     ) -> dict[str, list[Prediction]]:
         """For each task, one prediction per input; the service reads each text once.
 
         Raises:
             Conflict: the inputs went in several requests, and a task's version was changed meanwhile.
+            DeadlineExceeded: as of `predict`.
         """
-        body = {"tasks": list(tasks), "parameters": {"top_k": top_k, "truncate": truncate}}
+        body = {"tasks": list(tasks), "parameters": {"top_k": top_k, "truncate": truncate, "timeout": timeout}}
         parts = await self._in_parts("answers", "/predict", body, inputs, sticky_key, len(tasks))
         found: dict[str, list[Prediction]] = {}
         versions: dict[str, int] = {}
@@ -145,7 +152,7 @@ class _Calls:
 
         Args:
             mode: shadow: the active version answers all; share: the candidate answers its share.
-            share: of the requests, 0 to 1: those that both versions score. All by default, for mode shadow.
+            share: of the requests, 0 to 1: those that both versions run. All by default, for mode shadow.
         """
         body = encode({"version": version, "mode": mode, "share": share})
         request = Request("POST", f"/adapters/{_quoted(task)}/candidate", body, repeatable=False)

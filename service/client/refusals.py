@@ -14,7 +14,7 @@ def _tree(error: type[RootstockError]) -> Iterator[type[RootstockError]]:
         yield from _tree(kind)
 
 
-STANDARD = ("type", "title", "status", "detail", "code")  # what each problem document has
+STANDARD = ("type", "title", "status", "detail", "code", "request_id")  # what each problem document has
 ERRORS = {error.code: error for error in _tree(RootstockError)}
 
 

@@ -46,7 +46,7 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
             raise ValueError("dtype int8 is for processors; device cuda takes bfloat16, float16 or float32")
         if not native.available("int8"):
             raise ValueError(
-                "dtype int8 needs a processor with AVX2 or AVX-512 VNNI, and the kernels built (README, Install)"
+                "dtype int8 needs a processor with AVX2 or AVX-512 VNNI, and the kernels, built by make setup"
             )
         if not native.fits(weights):
             raise ValueError(f"dtype int8 needs sizes that are multiples of 16; this base has {weights.dims}")

@@ -101,6 +101,8 @@ class Metrics:
     evictions = ADAPTERS.counter(
         "rootstock_adapter_evictions_total", "Versions let go because others needed their place in memory."
     )
+    tasks_behind = ADAPTERS.gauge("rootstock_tasks_behind", "Tasks that their active version does not answer.")
+    store_followed = ADAPTERS.gauge("rootstock_store_followed_timestamp_seconds", "When the store was last read.")
     store_free_bytes = ADAPTERS.gauge("rootstock_store_free_bytes", "Free space where the store writes.")
 
     release_seconds = RELEASES.histogram(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 
 from service.engine.engine import Row
 from service.tasks import Floats
@@ -46,25 +47,23 @@ class Job:
     def __init__(
         self,
         rows: Sequence[Row],
+        task: str,
         admitted: float,
+        deadline: float = inf,
         apart: bool = False,
-        spare: bool = False,
         course: Course | None = None,
     ) -> None:
         self.rows = rows
+        self.task = task  # in whose line it waits
         self.course = course or Course()
         self.course.admitted = admitted
+        self.deadline = deadline  # the runner's clock, seconds; nothing of it runs after that
         self.apart = apart  # shares no batch: what nobody has proved yet may fail, and fails nobody else
-        self.spare = spare  # nobody waits for it: it makes way
-        self.sizes = [len(row.tokens) for row in rows]  # tokens a row; all the scheduler looks at
+        self.sizes = [len(row.tokens) for row in rows]  # tokens a row
         self.future: Future[list[Floats]] = Future()
         self._outputs: dict[int, Floats] = {}
         if not rows:
             self.future.set_result([])
-
-    def ended(self) -> bool:
-        """Answered, failed, or given up by the caller: nothing more needs to be done for it."""
-        return self.future.done()
 
     def fill(self, index: int, output: Floats) -> None:
         self._outputs[index] = output

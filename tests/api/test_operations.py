@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import __version__
 from service.api.schemas import ActivateRequest, CandidateRequest, PredictManyRequest, PredictRequest
 from service.engine.base_model import BaseModel
+from service.metrics import PROCESS, ROWS
 from service.serving.runner import Runner
 from tests.api.harness import JSON, Harness, assert_problem, harness
 from tests.tiny import make_adapter
@@ -181,10 +183,51 @@ def test_metrics_count_uploads_and_what_is_resident(service: Harness, tiny_base:
     assert samples(service)["rootstock_resident_adapters",] == 0
 
 
-def test_every_metric_explains_itself(service: Harness) -> None:
-    families = list(text_string_to_metric_families(service.http.get("/metrics").text))
-    assert len(families) >= 14
-    assert all(family.documentation.endswith(".") for family in families)
+def test_a_service_exposes_what_is_in_the_table_and_nothing_else(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    service.predict("mood", "good film")
+    families = {
+        family.name + ("_total" if family.type == "counter" else ""): family
+        for family in text_string_to_metric_families(service.http.get("/metrics").text)
+    }
+    assert families.keys() == {row.exposed for row in (*ROWS, *PROCESS)}
+    for row in ROWS:
+        family = families[row.exposed]
+        assert (family.type, family.documentation) == ("gauge" if row.kind == "info" else row.kind, row.help)
+        labels = {frozenset(sample.labels.keys() - {"le"}) for sample in family.samples}
+        assert row.kind == "info" or labels <= {frozenset(row.labels)}
+
+
+def test_the_build_is_told(service: Harness, tiny_base: BaseModel) -> None:
+    [sample] = [
+        sample
+        for family in text_string_to_metric_families(service.http.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "rootstock_build_info"
+    ]
+    assert sample.labels == {
+        "version": __version__,
+        "base": tiny_base.name,
+        "dtype": "float32",
+        "device": "cpu",
+        "kernels": "own" if tiny_base.weights.native is not None else "torch",
+    }
+
+
+def test_500_tasks_are_less_than_300_kilobytes(service: Harness) -> None:
+    metrics = service.services.metrics
+    for number in range(500):
+        with metrics.label(f"a-task-with-a-name-{number}") as label:
+            for row in ROWS:
+                if row.labels == ("task",) and row.kind == "histogram":
+                    metrics.families[row.name].labels(label).observe(0.0123456789)
+                elif row.labels == ("task",):
+                    metrics.families[row.name].labels(label).inc(123456.789)
+            for outcome in ("answered", "cancelled", "bad_input", "overloaded", "engine_fault"):
+                metrics.requests.labels(label, outcome).inc(123456)
+    scraped = service.http.get("/metrics")
+    assert scraped.text.count("rootstock_request_seconds_count{") == service.services.settings.metrics_tasks + 1
+    assert len(scraped.content) < 300_000
 
 
 def test_the_api_documents_itself(service: Harness) -> None:

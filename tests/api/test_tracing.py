@@ -59,7 +59,7 @@ def named(spans: Sequence[ReadableSpan], name: str) -> list[ReadableSpan]:
 
 
 def context(span: ReadableSpan) -> SpanContext:
-    assert span.context is not None
+    assert isinstance(span.context, SpanContext)
     return span.context
 
 

@@ -111,6 +111,18 @@ def test_a_series_that_ends_was_scraped_to_its_end_and_the_next_begins_at_nothin
     assert scraper.last["rootstock_request_seconds_count", "new"] == 1
 
 
+def test_a_release_keeps_its_series_whoever_has_a_label() -> None:
+    metrics = Metrics(tasks=1, round_seconds=0)
+    ask(metrics, "old")
+    metrics.release_failures.labels("old", "candidate").inc()
+    for _ in range(MORE + 3):
+        ask(metrics, "new")
+    metrics.render()
+    assert ask(metrics, "new") == "new"
+    labels = {"task": "old", "role": "candidate"}
+    assert metrics.registry.get_sample_value("rootstock_release_failures_total", labels) == 1
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_follows_prometheus_conventions(row: Row[Any]) -> None:
     assert re.fullmatch(r"rootstock_[a-z]+(_[a-z]+)*", row.name)

@@ -12,14 +12,15 @@ from service import __version__
 from service.api import operations
 from service.api.access import needs
 from service.api.account import counted
-from service.api.answering import Answered
-from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
+from service.api.answering import Answered, refuse_early
+from service.api.body import BYTES, JSON, JSON_LENGTH, read_inference
 from service.api.protocols.errors import InferenceError
 from service.api.protocols.models import answered, chosen, inputs_from, inputs_of, outputs_of
 from service.api.protocols.tensors import InputTensor, Name, OutputTensor, read_texts
 from service.api.routing import SERVED, StickyKey, answer_routed, headers, route
 from service.api.schemas import Parameters
 from service.api.services import Services, ServicesHere
+from service.api.timing import timed, timed_body
 from service.engine.bank import BARE_TASK
 from service.registry.versions import Version
 from service.strict import Strict
@@ -46,6 +47,11 @@ class WantedOutput(_Request):
 class InferParameters(_Request):
     truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
     binary_data_output: bool = Field(default=False, description="answer with bytes where an output does not say")
+    timeout: int | None = Field(default=None, ge=0, description="microseconds; 0: as if it were left out")
+
+    @property
+    def seconds(self) -> float | None:
+        return self.timeout / 1e6 if self.timeout else None
 
 
 class InferRequest(_Request):
@@ -130,8 +136,8 @@ async def model(task: str, services: ServicesHere, version: int | None = None) -
 
 INFER: Mapping[str, Any] = {
     "response_model": InferAnswer,
-    "responses": {200: {"headers": SERVED}, **refusals(400, 404, 413, 415, 422, 500, 503)},
-    "openapi_extra": body_schema(InferRequest),
+    "responses": {200: {"headers": SERVED}, **refusals(400, 404, 413, 415, 422, 429, 500, 503, 504)},
+    "openapi_extra": timed_body(InferRequest),
     "dependencies": [needs("predict")],
 }
 
@@ -146,17 +152,20 @@ async def infer(
     sticky_key: StickyKey = None,
 ) -> Response:
     with counted(request, services.metrics) as tasks:
-        wanted, binary = await read_inference(request, InferRequest, services.settings)
-        manifest = services.registry.version(task, version).manifest
-        assert manifest is not None  # it is served
-        tasks.append(task)
-        # A candidate reads and answers as the active version does.
-        outputs = chosen(manifest, [one.name for one in wanted.outputs or ()])
-        inputs = inputs_from(manifest, read_texts(wanted.inputs, binary))
-        parameters = Parameters(truncate=wanted.parameters.truncate)
-        routes = {task: await route(services, task, inputs, sticky_key, version)}
-        [found] = await answer_routed(request, services, routes, inputs, parameters)
-        return _response(wanted, found, answered(found.asked.resident.manifest, outputs, found.predictions))
+        async with timed(request, services.settings) as time:
+            refuse_early(services, task, tasks)
+            wanted, binary = await read_inference(request, InferRequest, services.settings)
+            time.within(wanted.parameters.seconds)
+            manifest = services.registry.version(task, version).manifest
+            assert manifest is not None  # it is served
+            tasks.append(task)
+            # A candidate reads and answers as the active version does.
+            outputs = chosen(manifest, [one.name for one in wanted.outputs or ()])
+            inputs = inputs_from(manifest, read_texts(wanted.inputs, binary))
+            parameters = Parameters(truncate=wanted.parameters.truncate)
+            routes = {task: await route(services, task, inputs, sticky_key, version)}
+            [found] = await answer_routed(request, services, routes, inputs, parameters)
+            return _response(wanted, found, answered(found.asked.resident.manifest, outputs, found.predictions))
 
 
 def _response(wanted: InferRequest, found: Answered, tensors: Sequence[OutputTensor]) -> Response:
