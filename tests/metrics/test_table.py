@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -76,6 +77,25 @@ def test_the_increase_over_all_labels_is_what_happened_whatever_the_cap(
     assert scraper.total("rootstock_requests_total") == asked
     assert scraper.total("rootstock_request_seconds_count") == asked
     assert scraper.total("rootstock_request_seconds_sum") == 0.25 * asked
+
+
+def test_nothing_is_lost_while_several_threads_count_and_labels_change_hands() -> None:
+    metrics = Metrics(tasks=2, round_seconds=0.0)
+    scraper = Scraper(metrics)
+
+    def count(first: int) -> None:
+        for number in range(300):
+            for _ in range(first + 1):
+                ask(metrics, f"task-{(first + number // 50) % 6}")
+
+    with ThreadPoolExecutor(4) as pool:
+        counting = [pool.submit(count, first) for first in range(4)]
+        while not all(future.done() for future in counting):
+            scraper.scrape()
+        for future in counting:
+            future.result()
+    scraper.scrape()
+    assert scraper.total("rootstock_request_seconds_count") == 300 * (1 + 2 + 3 + 4)
 
 
 @given(st.integers(1, 3), st.lists(TASKS, max_size=60))
