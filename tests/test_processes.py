@@ -23,14 +23,14 @@ from service.engine.base_model import BaseModel
 from service.errors import RootstockError, ServiceUnreachable
 from tests.tiny import make_adapter
 
-PATIENCE = 300.0  # seconds; only a failing test waits so long
+PATIENCE = 60.0  # seconds; only a failing test waits so long
 A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pytest.mark.slow)])
 
 
 class Process:
     """`rootstock serve` on a store that outlives it."""
 
-    def __init__(self, store: Path, base: Path, *options: str, until: str = "ready") -> None:
+    def __init__(self, store: Path | str, base: Path, *options: str, until: str = "ready") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
