@@ -201,7 +201,7 @@ def test_a_stop_at_full_load_leaves_no_request_without_an_answer(
 ) -> None:
     moments = random.Random(lives)
     for life in range(lives):
-        process = start("--batch-tokens", "256")
+        process = start("--batch-tokens", "256", "--queue-seconds", "600")
         with Client(process.url, retry=NEVER) as client:
             client.push("mood", make_adapter(tiny_base, seed=life))
         callers = [Caller(process.url, task) for task in ("mood", "embedding") * 8]
@@ -243,6 +243,7 @@ class Caller:
 
 # A row a batch, so that the work outlasts a signal by far.
 LONG_WORK = ("--batch-tokens", "64", "--queue-tokens", "10000000", "--stall-seconds", "600")
+LONG_WORK += ("--queue-seconds", "100000", "--timeout-seconds", "600")
 LONG_TEXTS = ["good " * 62] * 1000
 
 
