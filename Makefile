@@ -12,11 +12,11 @@ WORK ?= build/benchmarks
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
-	@$(BIN)/python -c 'import torch' || (echo "torch does not start here: install its CPU build (README, Install), then run make again" && exit 1)
+	@$(BIN)/python -c 'import torch' || (echo "torch does not start here: install its CPU build (docs/getting-started.md), then run make again" && exit 1)
 	touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.lock
-	$(BIN)/pip install --quiet --no-deps -r requirements-dev.lock
+.venv/ready-dev: .venv/ready requirements-dev.lock requirements-telemetry.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-dev.lock -r requirements-telemetry.lock
 	touch $@
 
 .venv/ready-clients: .venv/ready-dev requirements-clients.lock
@@ -40,8 +40,9 @@ test: .venv/ready-dev
 	$(BIN)/pytest
 
 # All suites, the long ones too: property tests at full length and at random, real processes killed and restarted, the
-# protocols' own clients, a store over HTTP.
+# protocols' own clients, a store over HTTP, a real Prometheus (Debian's package `prometheus`).
 soak: .venv/ready-stores
+	@command -v prometheus promtool > /dev/null || (echo "Prometheus is needed: Debian's package \`prometheus\` has it, with promtool" && exit 1)
 	$(BIN)/pytest -m "" --hypothesis-profile=soak
 
 lint: .venv/ready-dev
@@ -49,13 +50,18 @@ lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml deploy/compose-cuda.yml
 
-# The pages that are made from the code.
-docs: .venv/ready
-	$(BIN)/rootstock settings > docs/settings.md
+# What is made from the code: pages of the documentation, and the dashboard.
+docs: .venv/ready-dev
+	$(BIN)/rootstock reference settings > docs/settings.md
+	$(BIN)/rootstock reference metrics > docs/metrics.md
+	$(BIN)/rootstock reference http > docs/http.md
+	PYTHONPATH=. $(BIN)/python deploy/dashboard.py
 
-# The engine beside its peers, HTTP beside the engine, memory, uploads under load: make bench DATA=folder, an hour on a
-# quiet machine; make bench-fast is the engine's part in two minutes. DATA is laid out as docs/experiment-data.md says;
+# The engine beside its peers, HTTP beside the engine, memory, uploads under load, training: make bench DATA=folder, two
+# hours on a quiet machine; make bench-fast is the engine's part in two minutes. DATA is laid out as docs/experiment-data.md says;
 # WORK takes the peers' environments. Writes benchmarks/results/ and docs/performance.md.
 bench: bench-data
 	$(BIN)/python benchmarks/engine.py --data "$(WORK)/data" --peers "$(WORK)/peers"
@@ -64,6 +70,8 @@ bench: bench-data
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/upload.py
 	$(BIN)/python benchmarks/upload_under_load.py
+	$(BIN)/python benchmarks/first_adapter.py --data "$(WORK)/data"
+	$(BIN)/python benchmarks/training_speed.py --data "$(WORK)/data" --peers "$(WORK)/peers"
 
 bench-fast: bench-data
 	$(BIN)/python benchmarks/engine.py --data "$(WORK)/data" --peers "$(WORK)/peers" --fast

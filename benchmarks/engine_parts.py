@@ -5,6 +5,7 @@ of it: attention, and the closing of sub-layers (the sum with what they read, th
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -61,21 +62,24 @@ def parts(base: BaseModel) -> dict[str, Way]:
     return {name: torch.inference_mode()(way) for name, way in zip(PARTS, found, strict=True)}
 
 
-def products(precision: str, shapes: Sequence[Product]) -> dict[str, Way]:
+def products(base: BaseModel, shapes: Sequence[Product]) -> dict[str, Way]:
     """One product of each shape, by our own kernels and by torch's; a batch is not looked at."""
     ways: dict[str, Way] = {}
     for tokens, k, n in shapes:
         generator = torch.Generator().manual_seed(0)
         weight, x = torch.randn(n, k, generator=generator), torch.randn(tokens, k, generator=generator)
-        for side, multiply in (("kernels", _ours), ("torch", _torchs)):
-            ways[f"{side} {tokens} × {k} × {n}"] = _way(multiply(precision, weight, x))
+        made = {
+            "kernels": partial(_ours, base.precision, weight, x.to(base.weights.dtype)),
+            "torch": partial(_torchs, base.precision, weight, x),
+        }
+        for side, make in made.items():
+            ways[f"{side} {tokens} × {k} × {n}"] = _way(make)
     return ways
 
 
 def _ours(precision: str, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    linear, given = NativeLinear.of(Linear(weight, None), precision, dtype), x.to(dtype)
-    return lambda: linear(given)
+    linear = NativeLinear.of(Linear(weight, None), precision, x.dtype)
+    return lambda: linear(x)
 
 
 def _torchs(precision: str, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
@@ -89,9 +93,11 @@ def _torchs(precision: str, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
     return lambda: torch.ops.mkldnn._linear_pointwise(given, laid, None, "none", [], "none")
 
 
-def _way(multiply: Callable[[], Tensor]) -> Way:
+def _way(make: Callable[[], Callable[[], Tensor]]) -> Way:
+    made = cache(make)  # at its first batch, which is not timed: torch does not multiply everything everywhere
+
     def way(batch: Batch) -> object:
         with torch.inference_mode():
-            return multiply()[:1, :1].float().numpy()
+            return made()()[:1, :1].float().numpy()
 
     return way

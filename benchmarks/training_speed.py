@@ -16,7 +16,8 @@ the mean and the deviation over the rounds.
 What differs on purpose, each side being as it comes:
 
     ours       trains the LayerNorms too, by its recipe but for the rate (averaged weights, Adam's β₂, weight decay),
-               computes in bfloat16, packs rows of equal length without padding; a linear head on the tokens' mean
+               computes in bfloat16 where the processor has it, packs rows of equal length without padding; a linear
+               head on the tokens' mean
     theirs     trains the bottlenecks alone (Houlsby's, of the same size), in float32, pads each batch to its longest
                row; a head of two layers on the first token; no weight decay
 """
@@ -37,6 +38,7 @@ from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import AnyMethod, Head, Houlsby
 from service.engine.base_model import DEFAULT_BASE, load_base, locate
 from service.training.data import read_examples
+from service.training.precision import fast_dtype
 from service.training.recipe import RECIPES
 from service.training.sets import prepare
 from service.training.trainer import Progress, train
@@ -71,7 +73,7 @@ class Clock:
 
 def ours(way: str, train_file: Path, test_file: Path, epochs: int, seed: int) -> dict[str, Any]:
     """One training in this process, after a short one."""
-    recipe = replace(RECIPES[way], epochs=epochs, seed=seed)
+    recipe = replace(RECIPES[way], epochs=epochs, seed=seed, dtype=fast_dtype())
     method: AnyMethod = Head()
     if way == "houlsby":
         recipe, method = replace(recipe, learning_rate=RATE), Houlsby(bottleneck=BOTTLENECK)

@@ -9,15 +9,19 @@ RootstockError
 ├── BadAdapter           422  an adapter file is damaged, or not made for this base
 ├── UnknownTask          404
 ├── UnknownVersion       404
+├── UnknownCandidate     404  the task has no candidate
 ├── Conflict             409  the request contradicts what is being served
 ├── CallerLeft           400  the caller went away, or its body did not arrive in time
 ├── TooLarge             413  a body, or its list of inputs, is over the limit; in parts it would be taken
 ├── UnsupportedMedia     415
+├── DeadlineExceeded     504  the request's time was over before its answer
 ├── Overloaded           503  the queue is full; come back after `retry_after` seconds
+│   ├── OverQuota        429  the task has had its tokens
 │   ├── Starting         503  the base and the adapters are still being loaded
 │   └── Stopping         503  the service is going down and takes no new work
 ├── EngineFault          500  the engine failed on the batch that held this request
 ├── BadKeys               -   the file of API keys cannot be read, or a key cannot be made
+├── NotInstalled         -   a setting needs packages that are not there
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
 │   └── StoreUnreachable 503  nothing is heard of it; what is served goes on, and what was asked may have happened
@@ -95,6 +99,10 @@ class UnknownVersion(RootstockError):
     status, code, title = 404, "unknown_version", "No such version"
 
 
+class UnknownCandidate(RootstockError):
+    status, code, title = 404, "unknown_candidate", "No candidate"
+
+
 class Conflict(RootstockError):
     status, code, title = 409, "conflict", "The request contradicts the current state"
 
@@ -111,12 +119,20 @@ class UnsupportedMedia(RootstockError):
     status, code, title = 415, "unsupported_media_type", "The media type is not accepted"
 
 
+class DeadlineExceeded(RootstockError):
+    status, code, title = 504, "deadline_exceeded", "The request's time is over"
+
+
 class Overloaded(RootstockError):
     status, code, title = 503, "overloaded", "The service has all the work it can hold"
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class OverQuota(Overloaded):
+    status, code, title = 429, "over_quota", "The task has had its quota"
 
 
 class Starting(Overloaded):
@@ -133,6 +149,10 @@ class EngineFault(RootstockError):
 
 class BadKeys(RootstockError):
     code, title = "bad_keys", "The keys cannot be used"
+
+
+class NotInstalled(RootstockError):
+    code, title = "not_installed", "A package is missing"
 
 
 class BadBase(RootstockError):

@@ -1,6 +1,7 @@
 """Every setting in one table: name, default and help. `rootstock serve` and ROOTSTOCK_… both come from it."""
 
 from ipaddress import ip_address
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,21 @@ class Settings(BaseModel):
         ),
     ] = ""
     metrics_open: Annotated[bool, Field(description="answer /metrics without a key, also where there are keys")] = False
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="the log as lines for people, or a JSON object a line")
+    ] = "text"
+    access_log: Annotated[bool, Field(description="a line in the log for each request, but for health and metrics")] = (
+        True
+    )
+    traces: Annotated[
+        bool,
+        Field(
+            description="send OpenTelemetry traces, as the OTEL_… variables say; needs the extra rootstock[telemetry]"
+        ),
+    ] = False
+    metrics_tasks: Annotated[
+        int, Field(ge=0, description="tasks with a label of their own in /metrics, the busiest; the rest share one")
+    ] = 50
     store: Annotated[
         str,
         Field(
@@ -50,7 +66,38 @@ class Settings(BaseModel):
     ] = "auto"
     threads: Annotated[int, Field(ge=0, description="processor threads of the engine; 0: as many as torch finds")] = 0
     batch_tokens: Annotated[int, Field(ge=1, description="tokens in one batch at most")] = 2048
+    batch_seconds: Annotated[
+        float, Field(gt=0, description="a batch is kept so small that it takes about this time; 256 tokens at least")
+    ] = 0.05
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072
+    queue_seconds: Annotated[
+        float, Field(gt=0, description="the same by the time that the engine takes for them, as it has been measured")
+    ] = 2.0
+    short_queue_seconds: Annotated[
+        float, Field(gt=0, description="the same, from a refusal on until there has been none for a second")
+    ] = 0.1
+    weights: Annotated[
+        str,
+        Field(
+            description="shares of a busy engine, as task=number, separated by commas; the others have 1; "
+            "+: requests that name several tasks"
+        ),
+    ] = ""
+    quotas: Annotated[
+        str,
+        Field(
+            description="tokens a second that a task may have, as task=number, separated by commas; more is refused "
+            "with 429"
+        ),
+    ] = ""
+    timeout_seconds: Annotated[
+        float,
+        Field(gt=0, description="a request that names no timeout is answered within this time, or refused with 504"),
+    ] = 60.0
+    max_timeout_seconds: Annotated[float, Field(gt=0, description="a timeout that a request names at most")] = 600.0
+    max_requests: Annotated[
+        int, Field(ge=1, description="requests under way at most, of any kind; more are refused with 503")
+    ] = 1024
     max_inputs: Annotated[int, Field(ge=1, description="inputs in one request at most")] = 1024
     max_body_bytes: Annotated[int, Field(ge=1, description="size of a predict request at most")] = 2 * 1024 * 1024
     body_seconds: Annotated[float, Field(gt=0, description="a request's body must arrive within this time")] = 60.0
@@ -62,12 +109,21 @@ class Settings(BaseModel):
     ] = 1000
     pinned: Annotated[str, Field(description="tasks, separated by commas, that always stay in memory")] = ""
     spare_versions: Annotated[
-        int, Field(ge=1, description="versions kept in memory, beside the active ones, for requests that name them")
+        int,
+        Field(
+            ge=1, description="versions kept in memory beside the active ones: candidates, and those that requests name"
+        ),
     ] = 8
     stall_seconds: Annotated[float, Field(gt=0, description="a batch that runs longer makes /healthz fail")] = 60.0
     stop_seconds: Annotated[
         float, Field(gt=0, description="after SIGTERM, requests under way are answered within this time, or refused")
     ] = 20.0
+
+    @field_validator("weights", "quotas")
+    @classmethod
+    def _refuse_what_are_no_numbers(cls, text: str) -> str:
+        numbered(text)
+        return text
 
     @field_validator("store", mode="before")
     @classmethod
@@ -101,6 +157,25 @@ def is_loopback(host: str) -> bool:
 def listed(names: str) -> list[str]:
     """The names in a setting that takes several."""
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def numbered(text: str) -> dict[str, float]:
+    """The number that each name has in a setting of the form name=number,…
+
+    Raises:
+        PydanticCustomError: which is a ValueError; naming the part that is wrong.
+    """
+    numbers = {}
+    for part in listed(text):
+        name, _, value = part.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not (name.strip() and isfinite(number) and number > 0):
+            raise PydanticCustomError("no_number", "{part} is not of the form name=number", {"part": repr(part)})
+        numbers[name.strip()] = number
+    return numbers
 
 
 def flag_name(setting: str) -> str:

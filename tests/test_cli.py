@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def assert_sentence(result: Result, cause: str) -> None:
 
 def test_the_program_names_its_version_and_its_commands() -> None:
     assert output("--version") == f"rootstock, version {service.__version__}\n"
-    for command in ("serve", "push", "predict", "tasks", "inspect", "train", "evaluate", "import", "export"):
+    for command in ("serve", "push", "predict", "tasks", "release", "inspect", "train", "evaluate", "import", "export"):
         assert command in output("--help")
         assert "Usage: main " + command in output(command, "-h")
 
@@ -203,6 +204,42 @@ def test_push_tells_why_a_file_is_refused(url: str, adapter: Path) -> None:
     adapter.write_bytes(adapter.read_bytes()[:-1])
     assert_sentence(run("push", adapter, "--url", url), "cut short")
     assert_sentence(run("push", adapter, "--task", "toy", "--url", url), "cut short")
+
+
+def test_a_release_goes_from_the_shadow_to_its_end(url: str, tmp_path: Path, tiny_base: BaseModel) -> None:
+    for seed in (1, 2):
+        (tmp_path / f"{seed}.safetensors").write_bytes(make_adapter(tiny_base, seed=seed))
+    place = ("--url", url)
+    output("push", tmp_path / "1.safetensors", "--task", "new", *place)
+    output("push", tmp_path / "2.safetensors", "--task", "new", "--no-activate", *place)
+    assert_sentence(run("release", "status", "new", *place), "new has no candidate: version 1 answers all")
+    assert_sentence(run("release", "share", "new", "0.1", *place), "new has no candidate")
+    said = output("release", "shadow", "new", "2", *place)
+    assert said == "new version 1 answers all requests, version 2 shadows 100% of them\n"
+    assert "agreement unknown of 0 inputs" in output("release", "status", "new", *place)
+    said = output("release", "share", "new", "0.25", *place)
+    assert said == "new version 2 answers 25% of the requests, version 1 the rest\n"
+    said = output("release", "share", "new", "1", "--version", "2", *place)
+    assert said == "new version 2 answers 100% of the requests, version 1 the rest\n"
+    with Client(url) as client:
+        for key in ("", "--sticky-key=me"):
+            answer = output("predict", "new", "good film", *filter(None, [key]), *place)
+            assert json.loads(answer) == client.predict("new", "good film", version=2)[0]
+        give_up = monotonic() + 30
+        while (seen := client.versions("new")["candidate"]) and seen["compared"] < 2:
+            assert monotonic() < give_up
+    lines = output("release", "status", "new", *place).splitlines()
+    assert re.search(r"agreement \d+\.\d+% of 2 inputs compared; 0 failed, 0 dropped", lines[1])
+    assert re.fullmatch(r"version 1 +active +2 requests +0 failed +p50 \d+\.\d ms +p95 \d+\.\d ms", lines[2])
+    assert re.match(r"version 2 +candidate +2 requests", lines[3])
+    assert output("release", "promote", "new", *place) == "new version 2 is active\n"
+    output("release", "shadow", "new", "1", "--share", "0.5", *place)
+    assert output("release", "abandon", "new", *place) == "new has no candidate any more\n"
+    assert_sentence(run("release", "abandon", "new", *place), "new has no candidate")
+
+
+def test_predict_asks_a_version_that_is_named(url: str) -> None:
+    assert_sentence(run("predict", "mood", "good", "--version", "99", "--url", url), "no version 99")
 
 
 def test_the_services_address_may_come_from_the_environment(url: str) -> None:

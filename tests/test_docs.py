@@ -40,8 +40,12 @@ def url(real_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.skipif(which("curl") is None, reason="the README asks with curl")
 @pytest.mark.parametrize(
     "block",
-    [*blocks("README.md", "sh"), *blocks("docs/protocols.md", "sh")],
-    ids=["ask", "add", "infer", "embed"],
+    [
+        block
+        for page in ("README.md", "docs/getting-started.md", "docs/protocols.md", "docs/releases.md")
+        for block in blocks(page, "sh")
+    ],
+    ids=["ask", "add", "ask otherwise", "infer", "embed", "release"],
 )
 def test_shell_commands_print_what_they_promise(block: str, url: str, tmp_path: Path) -> None:
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -60,8 +64,8 @@ def test_shell_commands_print_what_they_promise(block: str, url: str, tmp_path: 
         assert promise in run.stdout
 
 
-def test_the_readmes_python_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for block in blocks("README.md", "python"):
+def test_the_python_of_the_first_steps_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks("docs/getting-started.md", "python"):
         exec(block.replace(f"http://{SAID}", url), {})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["positive", "negative"]
 
@@ -86,18 +90,35 @@ def test_a_file_written_as_the_docs_show_is_an_adapter(
         assert client.predict("polite", "Please, after you.")[0]["score"] == pytest.approx(0.5)
 
 
-def test_the_docs_name_every_route(url: str) -> None:
-    pages = (ROOT / "README.md").read_text().split("## HTTP")[1], (ROOT / "docs/protocols.md").read_text()
-    table = "\n".join(re.findall(r"^\|.*", "\n".join(page.split("##")[0] for page in pages), re.MULTILINE))
+def test_the_docs_name_every_route_of_other_protocols(url: str) -> None:
+    head = (ROOT / "docs/protocols.md").read_text().split("##")[0]
+    table = "\n".join(re.findall(r"^\|.*", head, re.MULTILINE))
     served = httpx2.get(f"{url}/openapi.json").json()["paths"]
-    named = {path.replace("{v}", "{version}") for path in re.findall(r"(/[a-z0-9{}/]+)", table) if path != "/docs"}
-    assert named == served.keys()
+    named = {path.replace("{v}", "{version}") for path in re.findall(r"`(?:GET |POST )?(/[a-z0-9{}/]+)`", table)}
+    assert named == {path for path in served if path.startswith(("/v1", "/v2", "/embed"))} | {"/healthz", "/readyz"}
 
 
-def test_links_between_the_docs_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), (page.name, target)
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_the_docs_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        if not target.startswith("https://"):
+            led = page.parent / target if target else page
+            assert led.exists(), target
+            assert not anchor or anchor in anchors(led), (target, anchor)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[a-z-]+\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_the_readmes_figures_are_those_measured() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
+from time import perf_counter
 from typing import ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -11,8 +12,18 @@ from fastapi import APIRouter, Request, Response
 from service.api.access import needs, reaches
 from service.api.body import body_schema, read_file, read_json
 from service.api.problems import documented
-from service.api.schemas import ActivateRequest, AdapterAnswer, LogAnswer, TaskAnswer, VersionAnswer
+from service.api.schemas import (
+    ActivateRequest,
+    AdapterAnswer,
+    CandidateAnswer,
+    Latency,
+    LogAnswer,
+    SeenAnswer,
+    TaskAnswer,
+    VersionAnswer,
+)
 from service.api.services import Services, ServicesHere
+from service.api.trials import Trial
 from service.engine.bank import BARE_TASK
 from service.errors import Overloaded, RootstockError, UnknownTask
 from service.registry.versions import Task, Version
@@ -34,6 +45,7 @@ FILE_BODY = {
     "/tasks", summary="What is served and what is to be, of the tasks that the key reaches", dependencies=[needs()]
 )
 async def tasks(request: Request, services: ServicesHere) -> list[TaskAnswer]:
+    """Of each its kind, labels, active version, and its figures on validation and test."""
     found = [_bare(services), *services.registry.tasks()]
     return [
         _task_answer(services, task)
@@ -61,14 +73,22 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
 async def upload(
     task: str, request: Request, response: Response, services: ServicesHere, activate: bool = True
 ) -> VersionAnswer:
-    outcome = "failed"
+    """The file's bytes, as `curl -T FILE` sends them: checked, proved in the engine, stored, served from then on.
+
+    201 with the new version and what was seen in the proof; the same bytes again: 200 with the version that they are.
+    `activate=false` only stores. A refusal (422) has the `step` that the file came to, and where there is one the
+    `tensor` or `example`, what was `expected` and what was `got`.
+    """
+    outcome, started = "failed", perf_counter()
     try:
         if services.uploads.locked():
             raise Overloaded(f"{services.settings.uploads} uploads are under way, the most at once")
         async with services.uploads:
             data = await read_file(request, services.settings)
-            version, new = await _change(services, services.registry.upload, task, data, activate, _caller(request))
+            version, new = await change(services, services.registry.upload, task, data, activate, caller(request))
         outcome = "accepted" if new else "known"
+        if new:
+            services.metrics.upload_seconds.observe(perf_counter() - started)
     except RootstockError as error:
         outcome = error.code
         raise
@@ -76,22 +96,17 @@ async def upload(
         services.metrics.uploads.labels(outcome).inc()
     if not new:
         response.status_code = 200
-    return _version_answer(services.registry.task(task), version)
+    return version_answer(services.registry.task(task), version)
 
 
 @router.get(
     "/adapters/{task}",
     responses=documented(404, 422),
-    summary="A task's versions and their state",
+    summary="A task's versions and their state, and what is seen of its candidate",
     dependencies=[needs("upload")],
 )
 async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
-    found = services.registry.task(task)
-    return AdapterAnswer(
-        task=task,
-        active=found.active,
-        versions=[_version_answer(found, version) for _, version in sorted(found.versions.items())],
-    )
+    return adapter_answer(services, services.registry.task(task))
 
 
 @router.get(
@@ -101,6 +116,7 @@ async def versions(task: str, services: ServicesHere) -> AdapterAnswer:
     dependencies=[needs("upload")],
 )
 async def task_log(task: str, services: ServicesHere) -> LogAnswer:
+    """Each change with its time and caller, and which version was active before it and after."""
     return LogAnswer(task=task, entries=list(await asyncio.to_thread(services.registry.log, task)))
 
 
@@ -125,9 +141,10 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
     summary="Serve another version, forward or back",
 )
 async def activate(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
+    """From the next request on. A version that was never proved is proved first."""
     wanted = await read_json(request, ActivateRequest, services.settings)
-    version = await _change(services, services.registry.activate, task, wanted.version, _caller(request))
-    return _version_answer(services.registry.task(task), version)
+    version = await change(services, services.registry.activate, task, wanted.version, caller(request))
+    return version_answer(services.registry.task(task), version)
 
 
 @router.delete(
@@ -138,7 +155,8 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     dependencies=[needs("admin")],
 )
 async def retire(task: str, request: Request, services: ServicesHere) -> None:
-    await _change(services, services.registry.retire, task, _caller(request))
+    """Its version numbers stay used."""
+    await change(services, services.registry.retire, task, caller(request))
 
 
 @router.delete(
@@ -149,23 +167,24 @@ async def retire(task: str, request: Request, services: ServicesHere) -> None:
     dependencies=[needs("admin")],
 )
 async def delete(task: str, version: int, request: Request, services: ServicesHere) -> None:
-    await _change(services, services.registry.delete, task, version, _caller(request))
+    await change(services, services.registry.delete, task, version, caller(request))
 
 
-async def _change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+async def change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Runs a change of the registry beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(services.changes, partial(change, *arguments, **named))
 
 
-def _caller(request: Request) -> str:
+def caller(request: Request) -> str:
     """Who asks, for the log: a key's name, or where no keys are asked for, an address."""
     if request.state.key is None and request.client:
         return request.client.host
     return str(request.state.caller)
 
 
-def _version_answer(task: Task, version: Version) -> VersionAnswer:
-    state = "refused" if version.problem else "active" if version.number == task.active else "inactive"
+def version_answer(task: Task, version: Version) -> VersionAnswer:
+    roles = {task.active: "active", task.candidate.version if task.candidate else None: "candidate"}
+    state = "refused" if version.problem else roles.get(version.number, "inactive")
     return VersionAnswer(
         task=task.name,
         version=version.number,
@@ -174,6 +193,37 @@ def _version_answer(task: Task, version: Version) -> VersionAnswer:
         state=state,
         problem=version.problem,
         proof=version.proof,
+    )
+
+
+def adapter_answer(services: Services, task: Task) -> AdapterAnswer:
+    trial = services.trials.of(task.name)
+    return AdapterAnswer(
+        task=task.name,
+        active=task.active,
+        candidate=_candidate_answer(trial) if trial is not None else None,
+        versions=[version_answer(task, version) for _, version in sorted(task.versions.items())],
+    )
+
+
+def _candidate_answer(trial: Trial) -> CandidateAnswer:
+    return CandidateAnswer(
+        **trial.candidate.model_dump(),
+        since=trial.since,
+        compared=trial.compared,
+        agreed=trial.inputs["agreed"],
+        agreement=trial.agreement,
+        failed=trial.inputs["failed"],
+        dropped=trial.inputs["dropped"],
+        seen={
+            role: SeenAnswer(
+                version=seen.version,
+                requests=seen.requests,
+                failed=seen.failed,
+                latency=Latency(p50=seen.latency(0.5), p95=seen.latency(0.95)),
+            )
+            for role, seen in trial.seen.items()
+        },
     )
 
 

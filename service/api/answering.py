@@ -1,27 +1,30 @@
 """From a request's inputs to the tasks' answers: checked, tokenised, run in one job, decoded."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from time import perf_counter
-from typing import NamedTuple
+from contextlib import suppress
+from time import monotonic
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from fastapi import Request
 
 from service.adapters.manifest import MAX_LABELS, Manifest
+from service.api.account import Account, Usage
 from service.api.schemas import Parameters, QuestionInput, TextInput
 from service.api.services import Services
 from service.engine.bank import Resident
-from service.engine.base_model import BaseModel
 from service.engine.engine import Row
-from service.errors import BadInput, CallerLeft, EngineFault, RootstockError, TooLarge
+from service.errors import BadInput, CallerLeft, EngineFault, Overloaded, RootstockError, TooLarge
+from service.serving.scheduler import SEVERAL
 from service.tasks import Floats, Given, Prediction, Reading, read_for, reading_settings
 
 INLINE_CHARACTERS = 4096  # more text than this is tokenised beside the event loop, not on it
 INLINE_NUMBERS = 20_000  # more outputs than this are decoded there
 MAX_SCORES = 500_000  # in one answer
+
+T = TypeVar("T")
 
 Sent = str | TextInput | QuestionInput
 
@@ -65,52 +68,70 @@ async def find(services: Services, task: str, version: int | None = None) -> Res
     return await asyncio.shield(asyncio.wrap_future(services.registry.fetch(task, version)))
 
 
-@contextmanager
-def counted(services: Services) -> Iterator[list[str]]:
-    """Counts a request by its outcome, under each task that is put into the list.
+def refuse_early(services: Services, task: str, tasks: list[str]) -> None:
+    """For what there is no room for, before it is read.
 
-    Only tasks that are served: a label of its own for every name that anyone makes up would fill the metrics.
+    Args:
+        task: in whose line the request would wait.
+        tasks: of `counted`; the task is put into it where it is refused, if it is one that is served.
+
+    Raises:
+        OverQuota, Overloaded, EngineFault
     """
-    started = perf_counter()
-    outcome = "failed"
-    tasks: list[str] = []
     try:
-        yield tasks
-        outcome = "answered"
-    except RootstockError as error:
-        outcome = error.code
+        services.quotas.check(task, monotonic())
+        services.runner.check(task)
+    except Overloaded:
+        with suppress(RootstockError):
+            services.registry.active(task)
+            tasks.append(task)
         raise
-    except asyncio.CancelledError:
-        outcome = "cancelled"
-        raise
-    finally:
-        for task in tasks or [""]:
-            services.metrics.requests.labels(task, outcome).inc()
-        services.metrics.request_seconds.observe(perf_counter() - started)
 
 
 async def answer(
-    request: Request,
+    request: Request | None,
     services: Services,
     residents: Mapping[str, Resident],
     inputs: Sequence[Sent],
     parameters: Parameters,
+    account: Account,
 ) -> list[Answered]:
     """What each task answers to the inputs, in the tasks' order; all in one job.
+
+    Args:
+        request: of the caller who waits; None: nobody does, so others go first, and no quota is charged.
+        account: what it takes is noted there.
 
     Raises:
         BadInput: naming the input by its place, and where several tasks are asked, the task.
         TooLarge: there are more inputs, or scores to give, than in one request.
-        Overloaded, EngineFault, CallerLeft
+        OverQuota: one of the tasks has had its tokens.
+        Overloaded, DeadlineExceeded, EngineFault, CallerLeft
     """
+    if request is not None:
+        for task in residents:
+            services.quotas.check(task, monotonic())
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
-    asked = await _read(services.base, residents, given)
+    tracing = services.tracing if request is not None else None
+    if tracing is not None:
+        tracing.begin(account)
+    started = monotonic()
+    asked = await _read(services, residents, given)
+    account.tokenised = started, monotonic()
+    account.usage = [Usage(one.task, len(one.readings), one.tokens, one.truncated) for one in asked]
     if not parameters.truncate:
         _refuse_truncated(asked)
     # By input, then by task: rows of one text stand together, and share what their tasks have in common.
     order = [(number, one) for number in range(len(inputs)) for one in asked]
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
-    outputs = await _while_awaited(request, services.runner.submit(rows))
+    line = next(iter(residents)) if len(residents) == 1 else SEVERAL
+    future = services.runner.submit(rows, line, account.deadline, spare=request is None, course=account.course)
+    if request is None:
+        outputs = await asyncio.wrap_future(future)
+    else:
+        for one in asked:
+            services.quotas.charge(one.task, one.tokens, monotonic())
+        outputs = await _while_awaited(request, future)
 
     def decoded() -> list[Answered]:
         left = iter(outputs)
@@ -121,9 +142,13 @@ async def answer(
             found[one.task].append((raw, _decode(one, reading, raw, parameters.top_k)))
         return [Answered(one, *zip(*found[one.task], strict=True)) for one in asked]
 
-    if sum(raw.size for raw in outputs) > INLINE_NUMBERS:
-        return await asyncio.to_thread(decoded)
-    return decoded()
+    started = monotonic()
+    large = sum(raw.size for raw in outputs) > INLINE_NUMBERS
+    answers = await _beside(services, decoded) if large else decoded()
+    account.decoded = started, monotonic()
+    if tracing is not None:
+        tracing.draw(account)
+    return answers
 
 
 def _checked(
@@ -169,8 +194,13 @@ def _form(names: Collection[str]) -> str:
     return "a text" if set(names) == {"text"} else f"{{{', '.join(names)}}}"
 
 
+async def _beside(services: Services, work: Callable[[], T]) -> T:
+    """Runs what would hold the event loop up."""
+    return await asyncio.get_running_loop().run_in_executor(services.readers, work)
+
+
 async def _read(
-    base: BaseModel, residents: Mapping[str, Resident], given: Mapping[str, Sequence[Given]]
+    services: Services, residents: Mapping[str, Resident], given: Mapping[str, Sequence[Given]]
 ) -> list[Asked]:
     """Tokenises the inputs; once for all tasks that read them alike."""
 
@@ -179,12 +209,12 @@ async def _read(
         for task, resident in residents.items():
             alike = (reading_settings(resident.manifest), resident.manifest.head.pair)
             if alike not in known:
-                known[alike] = read_for(resident.manifest, base.tokenizer, given[task])
+                known[alike] = read_for(resident.manifest, services.base.tokenizer, given[task])
             yield Asked(task, resident, known[alike])
 
     characters = sum(len(one.text) + len(one.text_pair or "") for inputs in given.values() for one in inputs)
     if characters > INLINE_CHARACTERS:
-        return await asyncio.to_thread(lambda: list(read()))
+        return await _beside(services, lambda: list(read()))
     return list(read())
 
 

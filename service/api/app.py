@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager, nullcontext
 
 import torch
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 
 from service import __version__
-from service.api import adapters, operations, predict, problems, reference
-from service.api.guard import Guard
+from service.api import adapters, candidates, operations, predict, problems, reference
+from service.api.guard import PROBES, Guard
+from service.api.journal import Journal
 from service.api.keys import Keyring
 from service.api.protocols import embeddings, inference, repository
 from service.api.services import Services, build_services
+from service.api.tracing import Tracing
 from service.engine import native
 from service.engine.base_model import BaseModel
 from service.errors import BadKeys, BadStore
@@ -24,16 +27,26 @@ log = logging.getLogger(__name__)
 KEYS_SECONDS = 1.0
 
 
-def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
+def create_app(settings: Settings, base: BaseModel | None = None, provider: TracerProvider | None = None) -> FastAPI:
     """Loads everything and returns the ASGI application; its engine thread lives as long as the app's lifespan.
 
     Args:
         base: use this one instead of loading `settings.base_model`.
+        provider: takes the traces, if there shall be any; else `settings.traces` says.
 
     Raises:
-        BadBase, BadStore, BadKeys: the service cannot start; the reason is named.
+        BadBase, BadStore, BadKeys, NotInstalled: the service cannot start; the reason is named.
     """
-    services = build_services(settings, base)
+    services = build_services(settings, base, provider)
+    app = routes(services.tracing)
+    app.state.services = services
+    app.add_middleware(Guard, services)
+    app.add_middleware(Journal, services)  # around the guard
+    return app
+
+
+def routes(tracing: Tracing | None = None) -> FastAPI:
+    """The routes and what they say of themselves, with nothing behind them yet."""
     app = FastAPI(
         title="Rootstock",
         version=__version__,
@@ -43,11 +56,19 @@ def create_app(settings: Settings, base: BaseModel | None = None) -> FastAPI:
         redoc_url=None,
         responses=problems.documented(401, 403, 421, 503),
         redirect_slashes=False,  # a redirect would lead to whatever host the caller claims to have called
+        telemetry={
+            "tracer_provider": tracing.provider if tracing is not None else None,
+            "tracing": tracing is not None,
+            "exclude": lambda scope: scope["path"] in PROBES,
+            # The log and /metrics are ours; the framework's would hold what was sent.
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
-    app.state.services = services
-    app.add_middleware(Guard, services)
     problems.install(app)
-    for part in (predict, adapters, operations, inference, repository, embeddings, reference):
+    for part in (predict, adapters, candidates, operations, inference, repository, embeddings, reference):
         app.include_router(part.router)
     return app
 
@@ -67,9 +88,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         finally:
             for task in following:
                 task.cancel()
+            await services.shadows.end()
             await asyncio.to_thread(services.runner.stop, services.settings.stop_seconds)
             services.changes.shutdown()
+            services.readers.shutdown()
             services.registry.close()
+            if services.tracing is not None:
+                await asyncio.to_thread(services.tracing.end)
 
 
 async def _follow_keys(keyring: Keyring) -> None:

@@ -10,11 +10,17 @@ from service.api import problems
 from service.api.access import NOBODY
 from service.api.keys import Key
 from service.api.services import Services
-from service.errors import CrossOrigin, Misdirected, RootstockError, Stopping, Unauthenticated
+from service.errors import CrossOrigin, Misdirected, Overloaded, RootstockError, Stopping, Unauthenticated
 from service.settings import listed
 
 OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}  # without a key
-WHILE_STOPPING = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+PROBES = {
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+}  # answered also while it stops, or is full
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^\s\[\]@:/]+)(:\d+)?")
 
 
@@ -24,6 +30,7 @@ class Guard:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._lifecycle = services.lifecycle
+        self._most = services.settings.max_requests
         self._keyring = services.keyring
         self._open = OPEN | ({"/metrics"} if services.settings.metrics_open else set())
         self._names = {"localhost", services.settings.host, *listed(services.settings.hosts.lower())}
@@ -45,22 +52,25 @@ class Guard:
             try:
                 self._admit(scope)
             except RootstockError as error:
-                await problems.refusal(scope["path"], error)(scope, receive, send_headed)
+                await problems.refusal(scope, error)(scope, receive, send_headed)
             else:
                 await self._app(scope, receive, send_headed)
 
     def _admit(self, scope: Scope) -> None:
         """
         Raises:
-            Stopping, Misdirected, CrossOrigin, Unauthenticated
+            Stopping, Overloaded, Misdirected, CrossOrigin, Unauthenticated
         """
         path, headers = scope["path"], Headers(scope=scope)
-        if self._lifecycle.stopping and path not in WHILE_STOPPING:
-            raise Stopping("the service is stopping and takes no new work")
+        if path not in PROBES:
+            if self._lifecycle.stopping:
+                raise Stopping("the service is stopping and takes no new work")
+            if self._lifecycle.requests > self._most:
+                raise Overloaded(f"{self._most} requests are under way, the most at once")
         self._check_host(headers)
         _check_origin(headers)
         key = self._key(headers) if self._keyring and path not in self._open else None
-        scope.setdefault("state", {}).update(key=key, caller=key.name if key else NOBODY)
+        scope["state"].update(key=key, caller=key.name if key else NOBODY)
 
     def _check_host(self, headers: Headers) -> None:
         """A page can have its own name lead to this machine, but never an address, nor localhost."""

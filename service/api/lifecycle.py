@@ -10,20 +10,20 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.stopping = False  # for good
-        self._requests = 0
+        self.requests = 0  # under way
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def request(self) -> Iterator[None]:
         """A request is under way, from its arrival until its answer is written."""
-        self._requests += 1
+        self.requests += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._requests -= 1
-            if not self._requests:
+            self.requests -= 1
+            if not self.requests:
                 self._idle.set()
 
     async def idle(self) -> None:

@@ -1,10 +1,12 @@
 """For those who run the service: health, metrics, and what everything costs."""
 
-from fastapi import APIRouter, Response
+import asyncio
+
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.access import needs
-from service.api.problems import documented, problem
+from service.api.problems import documented, formed
 from service.api.schemas import AdapterStats, BaseStats, StatsAnswer
 from service.api.services import ServicesHere
 
@@ -12,29 +14,33 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz", responses=documented(503), summary="Alive: the engine thread is running and moves")
-async def healthz(services: ServicesHere) -> Response:
+async def healthz(request: Request, services: ServicesHere) -> Response:
     busy = services.runner.busy_seconds()
     if busy is None:
-        return problem(503, "engine_stopped", "The engine is not running", "the engine thread has ended")
+        return formed(request.scope, 503, "engine_stopped", "The engine is not running", "the engine thread has ended")
     if busy > services.settings.stall_seconds:
-        return problem(
-            503, "engine_stalled", "The engine does not move", f"one batch has been running for {busy:.0f} s"
-        )
+        detail = f"one batch has been running for {busy:.0f} s"
+        return formed(request.scope, 503, "engine_stalled", "The engine does not move", detail)
     return Response('{"status":"alive"}', media_type="application/json")
 
 
 @router.get("/readyz", responses=documented(503), summary="Ready: the base is loaded and takes work")
-async def readyz(services: ServicesHere) -> Response:
+async def readyz(request: Request, services: ServicesHere) -> Response:
+    detail = ""
     if services.lifecycle.stopping:
-        return problem(503, "not_ready", "The service is not ready", "the service is stopping and takes no new work")
-    if services.runner.busy_seconds() is None:
-        return problem(503, "not_ready", "The service is not ready", "the engine thread is not running")
+        detail = "the service is stopping and takes no new work"
+    elif services.runner.busy_seconds() is None:
+        detail = "the engine thread is not running"
+    if detail:
+        return formed(request.scope, 503, "not_ready", "The service is not ready", detail)
     return Response('{"status":"ready"}', media_type="application/json")
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus", dependencies=[needs("metrics")])
 async def metrics(services: ServicesHere) -> Response:
-    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    services.trials.refresh()
+    rendered = await asyncio.to_thread(services.metrics.render)
+    return Response(rendered, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/stats", summary="What the tasks cost: |w| + Σ|v| beside N·|w|", dependencies=[needs()])

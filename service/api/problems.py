@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,10 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from service.api.account import REQUEST_ID, Account, account_of
 from service.api.protocols.errors import shaped
 from service.api.schemas import Problem
-from service.errors import BadAdapter, Overloaded, RootstockError, Unauthenticated
+from service.errors import BadAdapter, DeadlineExceeded, Overloaded, RootstockError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +67,15 @@ def problem(
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
-def refusal(path: str, error: RootstockError) -> JSONResponse:
-    """An error of ours in the form that this path answers with."""
+def refusal(scope: Scope, error: RootstockError) -> JSONResponse:
+    """An error of ours in the form that the request's path answers with."""
     headers = None
     if error.retry_after is not None:
-        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
+        headers = {"Retry-After": str(max(1, ceil(error.retry_after)))}
     elif isinstance(error, Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}
     facts = error.facts if isinstance(error, BadAdapter) else None
-    return _formed(path, error.status, error.code, error.title, error.detail, headers, facts)
+    return formed(scope, error.status, error.code, error.title, error.detail, headers, facts)
 
 
 def secure(headers: MutableHeaders) -> None:
@@ -81,8 +84,8 @@ def secure(headers: MutableHeaders) -> None:
     headers.raw.extend(header for header in RAW_SECURITY_HEADERS if header[0] not in known)
 
 
-def _formed(
-    path: str,
+def formed(
+    scope: Scope,
     status: int,
     code: str,
     title: str,
@@ -90,10 +93,12 @@ def _formed(
     headers: dict[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
-    """A problem document, or on the paths of another protocol an error as that has it."""
-    content = shaped(path, status, code, _cut(detail, MAX_DETAIL))
+    """A problem document, or on the paths of another protocol an error as that has it. The account knows of it too."""
+    account: Account = scope["state"]["account"]
+    account.code = code
+    content = shaped(scope["path"], status, code, _cut(detail, MAX_DETAIL))
     if content is None:
-        return problem(status, code, title, detail, headers, facts)
+        return problem(status, code, title, detail, headers, {**(facts or {}), "request_id": account.id})
     return JSONResponse(content, status, headers)
 
 
@@ -105,9 +110,9 @@ def _cut(text: str, most: int) -> str:
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RootstockError)
-    if error.status >= 500 and not isinstance(error, Overloaded):
-        log.error("%s %s: %s", request.method, request.url.path, error.detail)
-    return refusal(request.url.path, error)
+    if error.status >= 500 and not isinstance(error, Overloaded | DeadlineExceeded):
+        log.error("%s", error.detail, extra={"request_id": account_of(request).id})
+    return refusal(request.scope, error)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -115,8 +120,8 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     codes = {404: "no_such_path", 405: "method_not_allowed"}
     detail = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers) if error.headers else None
-    return _formed(
-        request.url.path,
+    return formed(
+        request.scope,
         error.status_code,
         codes.get(error.status_code, "http_error"),
         str(error.detail),
@@ -129,13 +134,15 @@ def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = " ".join(str(part) for part in first["loc"])
-    return _formed(request.url.path, 422, "bad_input", "The request cannot be read", f"{place}: {first['msg']}")
+    return formed(request.scope, 422, "bad_input", "The request cannot be read", f"{place}: {first['msg']}")
 
 
 def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    answer = _formed(
-        request.url.path, 500, "internal", "Internal error", "the service failed on this request; its log says why"
+    account = account_of(request)
+    log.error("an error that nobody foresaw", exc_info=error, extra={"request_id": account.id})
+    answer = formed(
+        request.scope, 500, "internal", "Internal error", "the service failed on this request; its log says why"
     )
-    secure(answer.headers)  # it passes the guard by
+    secure(answer.headers)  # it passes the guard by, and the journal
+    answer.headers[REQUEST_ID] = account.id
     return answer

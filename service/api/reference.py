@@ -30,12 +30,17 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    operations = [
+    found = operations(document)
+    return environment.get_template("reference.html").render(info=document["info"], operations=found)
+
+
+def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a page says of each call, in the document's order."""
+    return [
         _operation(method, path, operation)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
-    return environment.get_template("reference.html").render(info=document["info"], operations=operations)
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +49,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> dict[str, A
         "name": f"{method.upper()} {path}",
         "id": operation["operationId"],
         "summary": operation["summary"],
+        "description": " ".join(operation.get("description", "").split()),
         "key": _key(operation),
         "parameters": [
             _field(parameter["name"], parameter["schema"], f"{parameter['in']}, " + _needed(parameter))

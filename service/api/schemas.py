@@ -1,14 +1,17 @@
 """What goes over the wire: requests as they are checked, answers as they are documented."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.adapters.manifest import KindName
+from service.api.trials import WINDOW
 from service.registry.log import Entry
 from service.registry.proof import Proof
+from service.registry.release import Mode, Role
 from service.strict import Strict
 
 
@@ -65,6 +68,9 @@ class ManyParameters(_Request):
         default=None, ge=1, description="labels in a classification's `scores` at most; all when left out"
     )
     truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
+    timeout: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="seconds, as the header X-Request-Timeout"
+    )
 
 
 class Parameters(ManyParameters):
@@ -98,6 +104,24 @@ class PredictManyRequest(_Request):
 
 class ActivateRequest(_Request):
     version: int = Field(ge=1)
+
+
+class CandidateRequest(_Request):
+    version: int = Field(ge=1, description="of the task; the candidate that stands, or where none does, any other")
+    mode: Mode = Field(description="shadow: the active version answers all; share: the candidate answers its share")
+    share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of the requests, those that fall to the candidate: both versions run them; needed for mode "
+        "share, else all when left out",
+    )
+
+    @model_validator(mode="after")
+    def _share_is_said(self) -> Self:
+        if self.mode == "share" and self.share is None:
+            raise PydanticCustomError("no_share", "Mode share needs a share, 0 to 1")
+        return self
 
 
 class Usage(BaseModel):
@@ -146,7 +170,7 @@ class VersionAnswer(BaseModel):
     version: int
     digest: str
     bytes: int
-    state: Literal["active", "inactive", "refused"]
+    state: Literal["active", "candidate", "inactive", "refused"]
     problem: str | None = None
     proof: Proof | None = Field(default=None, description="null: found in the store, proved when it is to be activated")
 
@@ -156,9 +180,39 @@ class LogAnswer(BaseModel):
     entries: list[Entry] = Field(description="every change, the oldest first")
 
 
+class Latency(BaseModel):
+    """Of a request's texts to its answers, in seconds; null before the first."""
+
+    p50: float | None
+    p95: float | None
+
+
+class SeenAnswer(BaseModel):
+    version: int
+    requests: int = Field(description="answered, or run in the shadow")
+    failed: int = Field(description="of these")
+    latency: Latency = Field(description=f"over the last {WINDOW} that did not fail")
+
+
+class CandidateAnswer(BaseModel):
+    """Counts are of this process since `since`, of requests that named no version."""
+
+    version: int
+    mode: Mode
+    share: float = Field(description="of the requests: those that fall to the candidate")
+    since: datetime
+    compared: int = Field(description="inputs that both versions answered")
+    agreed: int = Field(description="of these, where the answers come to the same")
+    agreement: float | None = Field(description="agreed / compared; null before the first")
+    failed: int = Field(description="inputs that the version in the shadow could not answer")
+    dropped: int = Field(description="inputs that were not compared, since the engine had no room")
+    seen: dict[Role, SeenAnswer]
+
+
 class AdapterAnswer(BaseModel):
     task: str
     active: int | None
+    candidate: CandidateAnswer | None = Field(description="null: no release is under way")
     versions: list[VersionAnswer]
 
 
@@ -187,10 +241,14 @@ class StatsAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`."""
+    """RFC 9457. Of a refused adapter it also has `step`, and where known `tensor`, `example`, `expected`, `got`.
+
+    `request_id` is the request's in the log and in the header X-Request-Id.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     code: str
+    request_id: str

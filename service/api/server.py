@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
+from service.api.account import REQUEST_ID, open_account
 from service.errors import Starting
 from service.settings import Settings
 
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 lifespan="off",  # the application's own begins once it is loaded
                 ws="none",
+                log_config=None,  # as the rest of the process
                 log_level="info",
                 access_log=False,
                 server_header=False,
@@ -107,10 +109,12 @@ class _Front:
 
 
 def _starting(scope: Scope) -> Response:
+    account = open_account(scope)
     answer: Response
     if scope["path"] == "/healthz":
         answer = JSONResponse({"status": "alive"})
     else:
-        answer = problems.refusal(scope["path"], Starting("the base model and the adapters are being loaded"))
+        answer = problems.refusal(scope, Starting("the base model and the adapters are being loaded"))
     problems.secure(answer.headers)
+    answer.headers[REQUEST_ID] = account.id
     return answer

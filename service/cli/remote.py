@@ -33,8 +33,19 @@ def push(file: Path, task: str | None, activate: bool, url: str) -> None:
 @click.option("--pair", help="The second text, for tasks that compare two.")
 @click.option("--context", help="The passage, for tasks that answer questions; TEXTS are the questions.")
 @click.option("--top-k", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--version", type=click.IntRange(0), help="Another version than the active one.")
+@click.option("--sticky-key", help="A user or a session: while a candidate answers a share, one version answers it.")
 @url_option
-def predict(task: str, texts: tuple[str, ...], pair: str | None, context: str | None, top_k: int, url: str) -> None:
+def predict(
+    task: str,
+    texts: tuple[str, ...],
+    pair: str | None,
+    context: str | None,
+    top_k: int,
+    version: int | None,
+    sticky_key: str | None,
+    url: str,
+) -> None:
     """Answer TEXTS (or the lines of standard input) with TASK; one JSON object a line."""
     given = list(texts) or _lines()
     if not given:
@@ -47,7 +58,7 @@ def predict(task: str, texts: tuple[str, ...], pair: str | None, context: str | 
     elif context is not None:
         inputs = [{"question": text, "context": context} for text in given]
     with Client(url) as client:
-        for answer in client.predict(task, inputs, top_k=top_k):
+        for answer in client.predict(task, inputs, top_k=top_k, version=version, sticky_key=sticky_key):
             click.echo(json.dumps(answer, ensure_ascii=False))
 
 

@@ -1,6 +1,5 @@
 """serve: the service."""
 
-import logging
 import platform
 from collections.abc import Callable
 from ctypes import CDLL
@@ -9,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from service import logs
 from service.settings import Settings, environment_name, flag_name
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -49,9 +49,9 @@ def serve(**options: Any) -> None:
     from service.api.app import create_app
     from service.api.server import Server
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    _give_back_large_blocks()
     settings = Settings(**options)
+    logs.set_up(settings.log_format)
+    _give_back_large_blocks()
     server = Server(settings, partial(create_app, settings))
     server.run()
     if server.failure is not None:

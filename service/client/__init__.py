@@ -1,6 +1,15 @@
 """The service's client, for programs that wait and for those that await: what the command line is built on."""
 
-from service.client.answers import Entity, Prediction, ScoredLabel, Stats, TaskFacts, TaskVersions, VersionFacts
+from service.client.answers import (
+    CandidateFacts,
+    Entity,
+    Prediction,
+    ScoredLabel,
+    Stats,
+    TaskFacts,
+    TaskVersions,
+    VersionFacts,
+)
 from service.client.client import DEFAULT_URL, KEY_VARIABLE, AsyncClient, Client, Inputs
 from service.client.retry import NEVER, Retry
 
@@ -9,6 +18,7 @@ __all__ = [
     "KEY_VARIABLE",
     "NEVER",
     "AsyncClient",
+    "CandidateFacts",
     "Client",
     "Entity",
     "Inputs",

@@ -59,9 +59,37 @@ class VersionFacts(TypedDict):
     proof: dict[str, Any] | None
 
 
+class Latency(TypedDict):
+    """In seconds."""
+
+    p50: float | None
+    p95: float | None
+
+
+class SeenFacts(TypedDict):
+    version: int
+    requests: int
+    failed: int
+    latency: Latency
+
+
+class CandidateFacts(TypedDict):
+    version: int
+    mode: str
+    share: float
+    since: str
+    compared: int
+    agreed: int
+    agreement: float | None
+    failed: int
+    dropped: int
+    seen: dict[str, SeenFacts]  # "active" and "candidate"
+
+
 class TaskVersions(TypedDict):
     task: str
     active: int | None
+    candidate: CandidateFacts | None
     versions: list[VersionFacts]
 
 

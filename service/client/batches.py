@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from json import dumps
 from typing import Any, TypeVar
 
@@ -37,6 +38,11 @@ def parted(inputs: Sequence[T], most_inputs: int = MOST_INPUTS, most_bytes: int 
             first, held = number, 0
         held += size
     yield inputs[first:]
+
+
+def key_of(inputs: Sequence[Any]) -> str:
+    """What all parts of one call have in common, so that a release sends them one way."""
+    return sha256(encode(list(inputs))).hexdigest()
 
 
 def placed(detail: str, before: int) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
 import httpx2
 
 from service.client.answers import Prediction, Stats, TaskFacts, TaskVersions, VersionFacts
-from service.client.batches import MOST_INPUTS, encode, parted, placed
+from service.client.batches import MOST_INPUTS, encode, key_of, parted, placed
 from service.client.refusals import foreign, refusal
 from service.client.retry import BUSY, CUT, UNSENT, Retry, retry_after
 from service.client.transport import Awaiting, Blocking, Request, Transport, finish
@@ -79,6 +79,8 @@ class _Calls:
         top_k: int | None = None,
         truncate: bool = True,
         version: int | None = None,
+        sticky_key: str | None = None,
+        timeout: float | None = None,
     ) -> list[Prediction]:
         """One prediction per input, in order.
 
@@ -88,22 +90,35 @@ class _Calls:
             top_k: labels in a classification's scores at most.
             truncate: cut inputs over the task's length; False: refuse them.
             version: another than the active one.
+            sticky_key: a user or a session; while a candidate has a share of the traffic, one version answers it.
+            timeout: seconds in which the service is to answer each request; what it has not run by then it never does.
+
+        Raises:
+            DeadlineExceeded
         """
-        body = {"parameters": {"top_k": top_k, "truncate": truncate, "version": version}}
-        answers = await self._in_parts("predictions", f"/predict/{_quoted(task)}", body, inputs)
+        body = {"parameters": {"top_k": top_k, "truncate": truncate, "version": version, "timeout": timeout}}
+        answers = await self._in_parts("predictions", f"/predict/{_quoted(task)}", body, inputs, sticky_key)
         return [prediction for answer in answers for prediction in answer["predictions"]]
 
     @Call
     async def predict_many(
-        self, tasks: Sequence[str], inputs: Inputs, *, top_k: int | None = None, truncate: bool = True
+        self,
+        tasks: Sequence[str],
+        inputs: Inputs,
+        *,
+        top_k: int | None = None,
+        truncate: bool = True,
+        sticky_key: str | None = None,
+        timeout: float | None = None,
     ) -> dict[str, list[Prediction]]:
         """For each task, one prediction per input; the service reads each text once.
 
         Raises:
             Conflict: the inputs went in several requests, and a task's version was changed meanwhile.
+            DeadlineExceeded: as of `predict`.
         """
-        body = {"tasks": list(tasks), "parameters": {"top_k": top_k, "truncate": truncate}}
-        parts = await self._in_parts("answers", "/predict", body, inputs, len(tasks))
+        body = {"tasks": list(tasks), "parameters": {"top_k": top_k, "truncate": truncate, "timeout": timeout}}
+        parts = await self._in_parts("answers", "/predict", body, inputs, sticky_key, len(tasks))
         found: dict[str, list[Prediction]] = {}
         versions: dict[str, int] = {}
         for answer in (answer for part in parts for answer in part["answers"]):
@@ -130,13 +145,38 @@ class _Calls:
         return cast(VersionFacts, await self._object("version", request))
 
     @Call
+    async def nominate(
+        self, task: str, version: int, mode: Literal["shadow", "share"] = "shadow", share: float | None = None
+    ) -> TaskVersions:
+        """Tries a version beside the active one, or changes how; returns the task's versions.
+
+        Args:
+            mode: shadow: the active version answers all; share: the candidate answers its share.
+            share: of the requests, 0 to 1: those that both versions run. All by default, for mode shadow.
+        """
+        body = encode({"version": version, "mode": mode, "share": share})
+        request = Request("POST", f"/adapters/{_quoted(task)}/candidate", body, repeatable=False)
+        return cast(TaskVersions, await self._object("versions", request))
+
+    @Call
+    async def promote(self, task: str) -> VersionFacts:
+        """Makes the candidate the active version."""
+        request = Request("POST", f"/adapters/{_quoted(task)}/candidate/promote", repeatable=False)
+        return cast(VersionFacts, await self._object("version", request))
+
+    @Call
+    async def abandon(self, task: str) -> None:
+        """Ends a release; the candidate stays as an inactive version."""
+        await self._send(Request("DELETE", f"/adapters/{_quoted(task)}/candidate", repeatable=False))
+
+    @Call
     async def retire(self, task: str) -> None:
         """Serves a task no more, and removes its files."""
         await self._send(Request("DELETE", f"/adapters/{_quoted(task)}", repeatable=False))
 
     @Call
     async def delete(self, task: str, version: int) -> None:
-        """Removes a version that is not active."""
+        """Removes a version that is neither active nor the candidate."""
         await self._send(Request("DELETE", f"/adapters/{_quoted(task)}/versions/{version}", repeatable=False))
 
     @Call
@@ -154,7 +194,7 @@ class _Calls:
 
     @Call
     async def versions(self, task: str) -> TaskVersions:
-        """A task's versions and their state."""
+        """A task's versions and their state, and what is seen of its candidate."""
         return cast(TaskVersions, await self._object("versions", Request("GET", f"/adapters/{_quoted(task)}")))
 
     @Call
@@ -169,7 +209,13 @@ class _Calls:
         return cast(Stats, await self._object("base", Request("GET", "/stats")))
 
     async def _in_parts(
-        self, key: str, path: str, body: dict[str, Any], inputs: Inputs, tasks: int = 1
+        self,
+        key: str,
+        path: str,
+        body: dict[str, Any],
+        inputs: Inputs,
+        sticky_key: str | None,
+        tasks: int = 1,
     ) -> list[dict[str, Any]]:
         """The service's answers to the inputs, part by part; all of the version that answers the first."""
         listed = [inputs] if isinstance(inputs, str | Mapping) else inputs
@@ -177,9 +223,14 @@ class _Calls:
         answers: list[dict[str, Any]] = []
         done = 0
         while left:
+            if sticky_key is None and len(left) > 1:
+                sticky_key = key_of(listed)
             part = left.popleft()
+            headers = _sticky(sticky_key)
             try:
-                answer = await self._object(key, Request("POST", path, encode({**body, "inputs": part})))
+                answer = await self._object(
+                    key, Request("POST", path, encode({**body, "inputs": part}), headers=headers)
+                )
             except TooLarge:
                 if len(part) < 2:
                     raise
@@ -295,6 +346,14 @@ def _authorization(key: str | None) -> dict[str, str]:
     if not re.fullmatch("[!-~]*", key):
         raise BadInput("the key has characters that no header can carry")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _sticky(key: str | None) -> dict[str, str]:
+    if key is None:
+        return {}
+    if not re.fullmatch("[ -~]+", key):
+        raise BadInput("the sticky key has characters that no header can carry, or none")
+    return {"Rootstock-Sticky-Key": key}
 
 
 def _quoted(task: str) -> str:

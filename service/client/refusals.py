@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 
 from service.client.retry import retry_after
-from service.errors import RootstockError, ServiceUnreachable
+from service.errors import BadAdapter, RootstockError, ServiceUnreachable
 
 
 def _tree(error: type[RootstockError]) -> Iterator[type[RootstockError]]:
@@ -14,6 +14,7 @@ def _tree(error: type[RootstockError]) -> Iterator[type[RootstockError]]:
         yield from _tree(kind)
 
 
+STANDARD = ("type", "title", "status", "detail", "code", "request_id")  # what each problem document has
 ERRORS = {error.code: error for error in _tree(RootstockError)}
 
 
@@ -26,6 +27,8 @@ def refusal(response: httpx2.Response, url: str) -> RootstockError:
     if not isinstance(problem, dict) or "code" not in problem:
         return foreign(url, f"{response.status_code} without a code")
     error = ERRORS.get(str(problem["code"]), RootstockError)(str(problem.get("detail", problem)))
+    if isinstance(error, BadAdapter):
+        error.facts = {name: fact for name, fact in problem.items() if name not in STANDARD}
     if error.retry_after is not None:
         error.retry_after = retry_after(response) or error.retry_after
     return error

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import httpx2
@@ -16,6 +16,7 @@ class Request(NamedTuple):
     content: bytes | None = None
     media_type: str = "application/json"
     query: dict[str, str] | None = None
+    headers: Mapping[str, str] = {}
     repeatable: bool = True  # whether twice is as good as once, should nobody know whether it arrived
 
 
@@ -62,7 +63,7 @@ def finish(call: Coroutine[Any, Any, T]) -> T:
 
 
 def _built(http: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
-    headers = {"Content-Type": request.media_type} if request.content is not None else None
+    headers = {**request.headers, **({"Content-Type": request.media_type} if request.content is not None else {})}
     return http.build_request(
         request.method, request.path, content=request.content, params=request.query, headers=headers
     )

@@ -1,7 +1,7 @@
 """Adapters in memory: what is resident, and what it costs."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -63,13 +63,24 @@ class Bank:
     for anybody here.
     """
 
-    def __init__(self, active: int | None = None, others: int = 8, pinned: Collection[str] = ()) -> None:
-        """`active` and `others` are how many are kept; None: all."""
+    def __init__(
+        self,
+        active: int | None = None,
+        others: int = 8,
+        pinned: Collection[str] = (),
+        evicted: Callable[[], object] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            active, others: how many are kept; None: all.
+            evicted: called for each that makes room.
+        """
         self._active: dict[str, Resident] = {}
         self._sieve: Sieve[str] = Sieve()  # of the active ones, less the pinned
         self._others: OrderedDict[tuple[str, int], Resident] = OrderedDict()
         self._most_active, self._most_others = active, others
         self._pinned = frozenset(pinned)
+        self._evicted = evicted
         self._lock = Lock()
 
     @property
@@ -104,6 +115,7 @@ class Bank:
             if task not in self._active:
                 if self.full and self._sieve:
                     del self._active[self._sieve.pop()]
+                    self._evicted()
                 if not self.pins(task):
                     self._sieve.add(task)
             self._active[task] = resident
@@ -117,6 +129,7 @@ class Bank:
             self._others[task, resident.version] = resident
             while len(self._others) > self._most_others:
                 self._others.popitem(last=False)
+                self._evicted()
 
     def drop(self, task: str, version: int) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 | | |
 |---|---|
 | AVX-512 | our own kernels, in each precision that the processor multiplies itself (`native`) |
+| AVX2 | our own kernels; bfloat16 is multiplied as float32, and so saves memory alone |
 | AMX | oneDNN through torch, in bfloat16: its tiles multiply faster than any vector |
 | any other processor | oneDNN through torch, in float32 or bfloat16 |
 | CUDA | torch, in bfloat16, float16 or float32 |
@@ -33,8 +34,7 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
         ValueError: there is no such precision, or not here; says why.
     """
     if asked == "auto":
-        fast = device.type == "cuda" or _has("avx512_bf16") or _has("amx_bf16")
-        return "bfloat16" if serving and fast else "float32"
+        return "bfloat16" if serving and (device.type == "cuda" or _multiplies_bfloat16()) else "float32"
     if asked not in PRECISIONS:
         raise ValueError(f"dtype {asked} is not known; choose one of auto, {', '.join(PRECISIONS)}")
     if asked == "float16" and device.type != "cuda":
@@ -45,10 +45,20 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
         if device.type == "cuda":
             raise ValueError("dtype int8 is for processors; device cuda takes bfloat16, float16 or float32")
         if not native.available("int8"):
-            raise ValueError("dtype int8 needs a processor with AVX-512 VNNI, and the kernels built (README, Install)")
+            raise ValueError(
+                "dtype int8 needs a processor with AVX2 or AVX-512 VNNI, and the kernels, built by make setup"
+            )
         if not native.fits(weights):
             raise ValueError(f"dtype int8 needs sizes that are multiples of 16; this base has {weights.dims}")
     return asked
+
+
+def why(precision: str, device: torch.device = CPU) -> str:
+    """Why "auto" serves in this precision: the fastest that costs no task more than rounding."""
+    if precision == "bfloat16":
+        return f"which {'the GPU' if device.type == 'cuda' else 'this processor'} multiplies itself"
+    faster = "; int8 is faster, and less exact" if native.available("int8") else ""
+    return f"as this processor has no bfloat16{faster}"
 
 
 def laid_out(weights: Weights, precision: str, device: torch.device = CPU) -> Weights:
@@ -56,7 +66,7 @@ def laid_out(weights: Weights, precision: str, device: torch.device = CPU) -> We
     if device.type == "cuda":
         dtype = DTYPES[precision]
         return weights.on(device, dtype)._replace(slots=Slots(device, dtype))
-    dtype = DTYPES.get(precision, torch.bfloat16 if native.available("bfloat16") else torch.float32)
+    dtype = DTYPES.get(precision, torch.bfloat16 if _multiplies_bfloat16() else torch.float32)
     by_tiles = precision == "bfloat16" and _has("amx_bf16")
     if native.available(precision) and native.fits(weights) and not by_tiles:
         return native.packed_weights(weights, precision, dtype)
@@ -74,6 +84,10 @@ def placed(weights: Weights, adaptation: Adaptation) -> AnyAdaptation:
         found: AnyAdaptation = weights.slots.place(adaptation)
         return found
     return adaptation
+
+
+def _multiplies_bfloat16() -> bool:
+    return _has("avx512_bf16") or _has("amx_bf16")
 
 
 def _has(feature: str) -> bool:

@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from math import nan
 from pathlib import Path
+from shutil import disk_usage
 from weakref import finalize
 
 from service.adapters.file import HEAD_BYTES
@@ -69,6 +71,12 @@ class FolderStore:
         """Gives its share of the lock back."""
         if self._share:
             self._share()
+
+    def free_bytes(self) -> float:
+        try:
+            return disk_usage(self._folder).free
+        except OSError:
+            return nan
 
     def list(self) -> dict[str, Found]:
         tags = list[tuple[str, str]]()

@@ -38,7 +38,7 @@ def read_task(store: Store, loader: Loader, found: Found, known: Task) -> Task:
     _clear_leftovers(store, known.name, found, state)
     versions = _versions(loader, found, known, state)
     last = max([state.last, *versions])
-    return Task(known.name, versions, state.active, last, state.log, state.earlier, kept)
+    return Task(known.name, versions, state.active, state.candidate, last, state.log, state.earlier, kept)
 
 
 def listed(store: Store) -> dict[str, Found]:
@@ -60,7 +60,8 @@ def clear(store: Store, name: str, numbers: Iterable[int]) -> None:
 
 def _versions(loader: Loader, found: Found, known: Task, state: State) -> dict[int, Version]:
     """Those that the state names, in the store or not, and files that it does not know of."""
-    given, named = state.versions or {}, [] if state.active is None else [state.active]
+    given, candidate = state.versions or {}, state.candidate.version if state.candidate is not None else None
+    named = [number for number in (state.active, candidate) if number is not None]
     unknown = [number for number in found.versions if state.versions is None or number > state.last]
     versions = dict[int, Version]()
     for number in sorted({*given, *named, *unknown}):

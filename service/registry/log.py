@@ -7,10 +7,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.registry.proof import Proof
+from service.registry.release import Candidate
 
 PART = 100  # entries in a file of their own; the state holds fewer than twice as many
 
-Did = Literal["upload", "activate", "delete", "retire"]
+Did = Literal["upload", "activate", "delete", "retire", "nominate", "promote", "abandon"]
 
 
 class Entry(BaseModel):
@@ -25,6 +26,7 @@ class Entry(BaseModel):
     digest: str | None = Field(description="of that version")
     before: int | None = Field(description="the active version until then")
     after: int | None = Field(description="and from then on")
+    candidate: Candidate | None = Field(default=None, description="the candidate from then on")
     proof: Proof | None = Field(default=None, description="what was seen when the version was proved for this")
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from math import nan
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from obstore.exceptions import (
@@ -82,6 +83,9 @@ class ObjectStore:
 
     def close(self) -> None:
         pass
+
+    def free_bytes(self) -> float:
+        return nan
 
     def list(self) -> dict[str, Found]:
         try:

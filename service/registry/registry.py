@@ -29,8 +29,9 @@ from service.errors import (
 from service.metrics import Metrics
 from service.registry.following import clear, listed, read_task
 from service.registry.loader import Loader, Whole, refused
-from service.registry.log import PART, Log
+from service.registry.log import PART, Did, Log
 from service.registry.proof import Proof, Prover, Run
+from service.registry.release import Candidate, Standing
 from service.registry.store import Changed, Found, Kept, Store
 from service.registry.versions import Behind, Task, Version
 
@@ -63,10 +64,14 @@ class Registry:
         self._changing = Lock()  # one change at a time; reads take no lock
         self._seen: dict[str, Found] = {}  # of each task, what the listing showed that was last followed
         self._following = Lock()  # before `_changing`, where both are held
+        self._metrics = metrics
+        metrics.tasks.set_function(lambda: len(self.served()))
+        metrics.refused_adapters.set_function(lambda: len(self._refused()))
         metrics.resident_adapters.set_function(lambda: len(list(bank)))
+        metrics.resident_bytes.set_function(lambda: sum(resident.bytes for resident in bank))
+        metrics.adapter_parameters.set_function(lambda: sum(version.parameters for version in self.served()))
+        metrics.store_free_bytes.set_function(store.free_bytes)
         metrics.tasks_behind.set_function(lambda: sum(task.behind is not None for task in self._tasks.values()))
-        self._followed = metrics.store_followed
-        metrics.adapter_parameters.set_function(lambda: sum(resident.parameters for resident in bank))
 
     def open(self) -> None:
         """Loads what is active while there is room, pinned tasks first, and the headers of the rest.
@@ -78,7 +83,7 @@ class Registry:
         for name in sorted(self._seen, key=lambda name: (not self._bank.pins(name), name)):
             task = read_task(self._store, self._loader, self._seen[name], Task(name))
             self._tasks[name] = self._opened(task)
-        self._followed.set_to_current_time()
+        self._metrics.store_followed.set_to_current_time()
 
     def follow(self) -> None:
         """Takes over what others have changed in the store since the last time, beside what is being answered.
@@ -93,7 +98,7 @@ class Registry:
             for name in sorted(found.keys() | self._tasks.keys()):
                 if found.get(name) != self._seen.get(name):
                     self._catch_up(name, found.get(name))
-            self._followed.set_to_current_time()
+            self._metrics.store_followed.set_to_current_time()
 
     def close(self) -> None:
         """Gives the store back. Changes nothing in memory."""
@@ -171,6 +176,11 @@ class Registry:
         """Whether a version is in memory. Asking does not count as use."""
         return name == BARE_TASK or self._bank.holds(name, number)
 
+    def standing(self, name: str) -> Standing | None:
+        """The release of `name` that is under way, if there is one."""
+        task = self._tasks.get(name)
+        return task.standing if task is not None else None
+
     def upload(self, name: str, data: bytes, activate: bool = True, by: str = "-") -> tuple[Version, bool]:
         """Judges and proves a file, keeps it durably, and serves it.
 
@@ -183,7 +193,7 @@ class Registry:
         Raises:
             BadInput: no task may have this name.
             BadAdapter: the file is refused; nothing has changed.
-            Conflict: the name belongs to the bare base.
+            Conflict: the name belongs to the bare base, or the task has a candidate of another kind.
             BadStore: the store could not be written; nothing has changed.
             Overloaded, EngineFault: it could not be proved; nothing has changed.
         """
@@ -209,6 +219,7 @@ class Registry:
 
         Raises:
             UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+            Conflict: the task has a candidate of another kind.
         """
         version = self._version(self._latest(name, number), number)
         version, resident = self._readied(name, version)
@@ -219,6 +230,64 @@ class Registry:
             return version
 
         return self._change(name, activated)
+
+    def nominate(self, name: str, candidate: Candidate, by: str = "-") -> Task:
+        """Has a version stand beside the active one, or changes the mode and share of the one that does.
+
+        Raises:
+            UnknownTask, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+            Conflict: it is the active one, another one is the candidate, or it is of another kind.
+        """
+        task = self._latest(name, candidate.version)
+        version = self._version(task, candidate.version)
+        self._version(task, None)  # beside which it is to stand
+        task.nominated(version, candidate)  # or it is refused, before it is proved
+        version, resident = self._readied(name, version)
+
+        def nominated(task: Task) -> Task:
+            self._version(task, None)
+            self._version(task, candidate.version)
+            after = task.nominated(version, candidate)
+            if task.candidate != candidate:
+                self._commit(after.logged("nominate", by, task.active, version))
+                self._bank.keep(name, resident)
+            else:
+                self._confirm(task)
+            return self.task(name)
+
+        return self._change(name, nominated)
+
+    def promote(self, name: str, by: str = "-") -> Version:
+        """Makes the candidate the active version.
+
+        Raises:
+            UnknownTask, UnknownCandidate, UnknownVersion, BadAdapter, BadStore, Overloaded, EngineFault
+            Conflict: the candidate is another by now.
+        """
+        task = self._latest(name)
+        version, resident = self._readied(name, self._version(task, task.trying().version))
+
+        def promoted(task: Task) -> Version:
+            if task.trying().version != version.number:
+                raise Conflict(f"task {name} has another candidate by now")
+            self._activate(task, version, resident, by, "promote")
+            return version
+
+        return self._change(name, promoted)
+
+    def abandon(self, name: str, by: str = "-") -> None:
+        """Ends a release: the active version answers as before, and the candidate stays as an inactive one.
+
+        Raises:
+            UnknownTask, UnknownCandidate, BadStore
+        """
+
+        def abandoned(task: Task) -> None:
+            version = task.versions[task.trying().version]
+            self._commit(replace(task, candidate=None).logged("abandon", by, task.active, version))
+
+        self._latest(name)
+        self._change(name, abandoned)
 
     def retire(self, name: str, by: str = "-") -> None:
         """Serves the task no more and removes its files; its version numbers stay used.
@@ -231,7 +300,8 @@ class Registry:
             _check_known(task)
             if not task.versions:
                 return self._confirm(task)
-            after = replace(task, active=None, behind=None).without(*task.versions).logged("retire", by, task.active)
+            after = replace(task, active=None, candidate=None, behind=None).without(*task.versions)
+            after = after.logged("retire", by, task.active)
             for version in task.versions.values():
                 after = after.logged("delete", by, None, version)
             self._commit(after)
@@ -242,7 +312,7 @@ class Registry:
         self._change(name, retired)
 
     def delete(self, name: str, number: int, by: str = "-") -> None:
-        """Removes one version that is not active.
+        """Removes one version that is neither active nor the candidate.
 
         Raises:
             UnknownTask, UnknownVersion, Conflict, BadStore
@@ -256,6 +326,8 @@ class Registry:
                 raise Conflict(
                     f"version {number} is the active one of task {name}; activate another, or retire the task"
                 )
+            if task.candidate is not None and number == task.candidate.version:
+                raise Conflict(f"version {number} is the candidate of task {name}; promote or abandon it first")
             self._commit(task.without(number).logged("delete", by, task.active, task.versions[number]))
             self._clear(name, [number])
 
@@ -304,7 +376,8 @@ class Registry:
     def _load(self, name: str, number: int) -> Resident:
         """Takes a version of the store into memory; the tensors of one that was not served are judged only here."""
         try:
-            resident = self._loader.load(name, self._version(self.task(name), number))
+            with self._metrics.load_failures.count_exceptions(), self._metrics.load_seconds.time():
+                resident = self._loader.load(name, self._version(self.task(name), number))
         except BadAdapter as error:
             with self._changing:
                 self._refuse(name, number, error.detail)
@@ -333,6 +406,11 @@ class Registry:
         if version.problem is not None:
             raise BadAdapter(f"task {task.name} version {wanted} cannot be served: {version.problem}")
         return version
+
+    def _refused(self) -> list[Version]:
+        """Versions that are there and cannot be served."""
+        versions = (version for task in self._tasks.values() for version in task.versions.values())
+        return [version for version in versions if version.problem is not None]
 
     def _served(self, name: str) -> bool:
         task = self._tasks[name]
@@ -385,6 +463,8 @@ class Registry:
             else:
                 self._confirm(task)
             return known, False
+        if activate:
+            task.activated(upload.version)  # or it is refused, before anything is written
         if task.kept is None:
             # Without a state the new file, being the highest, would be served from its first moment in the store.
             task = self._written(task)
@@ -392,7 +472,7 @@ class Registry:
             task = self._write(task, upload)
         version = upload.version
         task, before = replace(task.having(version), last=max(task.last, version.number)), task.active
-        after = replace(task, active=version.number, behind=None) if activate else task
+        after = task.activated(version) if activate else task
         resident = replace(upload.resident, version=version.number) if activate else None
         self._commit(after.logged("upload", by, before, version), resident)
         return version, True
@@ -423,10 +503,10 @@ class Registry:
                 break
         return task
 
-    def _activate(self, task: Task, version: Version, resident: Resident, by: str) -> None:
-        after = replace(task.having(version), active=version.number, behind=None)
+    def _activate(self, task: Task, version: Version, resident: Resident, by: str, did: Did = "activate") -> None:
+        after = task.activated(version)
         if version.number != task.active:
-            self._commit(after.logged("activate", by, task.active, version), resident)
+            self._commit(after.logged(did, by, task.active, version), resident)
             return
         self._confirm(task)
         if task.behind is not None:

@@ -1,7 +1,8 @@
 """The store: files that are the truth about what is served, whoever else reads and changes them meanwhile.
 
     <task>-<version>.safetensors   one adapter version, never changed once it is there
-    <task>.json                    the task's state: which version is active, which there are, what happened lately
+    <task>.json                    the task's state: which version is active, which is its candidate, which there are,
+                                   what happened lately
     <task>-<number>.log            what happened before: `log.PART` entries from that one on, a line each, never changed
 
 A task without its .json serves its highest version: copying a file into the store is a way to install it. A version's
@@ -14,14 +15,15 @@ import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.adapters.manifest import TASK_NAME
 from service.errors import BadStore
 from service.registry.log import Entry, Log
 from service.registry.proof import Proof
+from service.registry.release import Candidate
 
 _TASK = f"(?P<task>{TASK_NAME.strip('^$')})"
 ADAPTER_FILE = re.compile(rf"{_TASK}-(?P<version>[1-9][0-9]*)\.safetensors")
@@ -43,12 +45,19 @@ class State(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     active: int | None = Field(ge=1)
+    candidate: Candidate | None = None
     last: int = Field(ge=0, description="the highest number ever given")
     versions: dict[int, Given] | None = Field(
         default=None, description="those there are, up to `last`; files of other numbers are none. null: all files are"
     )
     earlier: int = Field(default=0, ge=0, description="entries of the log that are in files of their own")
     log: Log = ()
+
+    @model_validator(mode="after")
+    def _refuse_a_candidate_alone(self) -> Self:
+        if self.candidate is not None and self.active in (None, self.candidate.version):
+            raise ValueError("a candidate stands beside another version that is active")
+        return self
 
 
 class Kept(NamedTuple):
@@ -87,7 +96,7 @@ class Changed(Exception):
 
 
 class Store(Protocol):
-    """Every method but `close` raises BadStore; StoreUnreachable, if nothing was heard of the store.
+    """Every method but `close` and `free_bytes` raises BadStore; StoreUnreachable, if nothing was heard of the store.
 
     After StoreUnreachable a write may have happened or not.
     """
@@ -95,6 +104,9 @@ class Store(Protocol):
     hashes: bool  # whether `look` reads whole files, so that digests it gives are theirs
 
     def close(self) -> None: ...
+
+    def free_bytes(self) -> float:
+        """Room that is left; not a number where nobody can say."""
 
     def list(self) -> dict[str, Found]:
         """Every task that has a file or a state."""

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from service.adapters.file import Header
 from service.adapters.manifest import Manifest
+from service.errors import Conflict, UnknownCandidate
 from service.registry.log import Did, Entry, Log
 from service.registry.proof import Proof
+from service.registry.release import Candidate, Standing
 from service.registry.store import Given, Kept, State
 
 
@@ -49,6 +51,7 @@ class Task:
     name: str
     versions: dict[int, Version] = field(default_factory=dict)
     active: int | None = None  # as the store has it
+    candidate: Candidate | None = None  # beside another version that is active
     last: int = 0  # the highest number ever given; numbers are never used twice
     log: Log = ()  # the latest entries
     earlier: int = 0  # entries before those, which are in files of their own
@@ -64,7 +67,14 @@ class Task:
     def state(self) -> State:
         """What the store is to remember."""
         versions = {number: Given(digest=one.digest, proof=one.proof) for number, one in self.versions.items()}
-        return State(active=self.active, last=self.last, versions=versions, earlier=self.earlier, log=self.log)
+        return State(
+            active=self.active,
+            candidate=self.candidate,
+            last=self.last,
+            versions=versions,
+            earlier=self.earlier,
+            log=self.log,
+        )
 
     def having(self, version: Version) -> "Task":
         """The same with this version, new or changed."""
@@ -73,6 +83,51 @@ class Task:
     def without(self, *numbers: int) -> "Task":
         """The same without these versions."""
         return replace(self, versions={kept: one for kept, one in self.versions.items() if kept not in numbers})
+
+    @property
+    def standing(self) -> Standing | None:
+        """The release under way, as it is answered here."""
+        if self.candidate is None or self.serving in (None, self.candidate.version):
+            return None
+        return Standing(self.serving, self.candidate)
+
+    def trying(self) -> Candidate:
+        """
+        Raises:
+            UnknownCandidate
+        """
+        if self.candidate is None:
+            raise UnknownCandidate(f"task {self.name} has no candidate")
+        return self.candidate
+
+    def nominated(self, version: Version, candidate: Candidate) -> "Task":
+        """The same with this version as the candidate.
+
+        Raises:
+            Conflict: it is the active one, another one is the candidate, or it is of another kind.
+        """
+        if version.number in (self.active, self.serving):
+            raise Conflict(f"version {version.number} is the active one of task {self.name} already")
+        if self.candidate is not None and self.candidate.version != version.number:
+            raise Conflict(
+                f"version {self.candidate.version} is the candidate of task {self.name}; promote or abandon it first"
+            )
+        if self.active is not None:
+            _check_alike(self.name, self.versions[self.active], version)
+        return replace(self.having(version), candidate=candidate)
+
+    def activated(self, version: Version) -> "Task":
+        """The same with this version active. A candidate stays, unless it is this one.
+
+        Raises:
+            Conflict: the candidate that stays is of another kind.
+        """
+        candidate = self.candidate
+        if candidate is not None and candidate.version == version.number:
+            candidate = None
+        if candidate is not None:
+            _check_alike(self.name, version, self.versions[candidate.version])
+        return replace(self.having(version), active=version.number, candidate=candidate, behind=None)
 
     def known(self, content: str) -> Version | None:
         """The version that has this digest, and can be served."""
@@ -93,6 +148,25 @@ class Task:
             digest=version.digest if version else None,
             before=before,
             after=self.active,
+            candidate=self.candidate,
             proof=version.proof if version and did != "delete" else None,
         )
         return replace(self, log=(*self.log, entry))
+
+
+def _check_alike(task: str, active: Version, candidate: Version) -> None:
+    """
+    Raises:
+        Conflict: what one of them reads and answers, the other does not.
+    """
+    if active.manifest is None or candidate.manifest is None:
+        return  # a file that is refused answers nobody
+    forms = [
+        f"{'pairs of texts' if one.head.pair else 'a text'} for kind {one.kind}"
+        for one in (active.manifest, candidate.manifest)
+    ]
+    if forms[0] != forms[1]:
+        raise Conflict(
+            f"version {candidate.number} of task {task} reads {forms[1]}, version {active.number} {forms[0]}: neither "
+            "can be the other's candidate"
+        )

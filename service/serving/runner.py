@@ -2,56 +2,105 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from math import inf
 from time import monotonic
 
 from service.engine.engine import Engine, Row
-from service.errors import EngineFault, Stopping
+from service.errors import DeadlineExceeded, EngineFault, Overloaded, Stopping
 from service.metrics import Metrics
-from service.serving.jobs import Job
+from service.serving.jobs import Batch, Course, Job
+from service.serving.pace import Pace
 from service.serving.scheduler import Pick, Scheduler
+from service.serving.spare import Spare
 from service.tasks import Floats
 
 log = logging.getLogger(__name__)
 
+NARROW = 32  # a queue that has less than this part of its limit free is full for who has not been read yet
+Watch = Callable[[Batch, Sequence[Course]], None]
+
 
 class Runner:
     def __init__(
-        self, engine: Engine, scheduler: Scheduler[Job], metrics: Metrics, clock: Callable[[], float] = monotonic
+        self,
+        engine: Engine,
+        scheduler: Scheduler[Job],
+        pace: Pace,
+        metrics: Metrics,
+        clock: Callable[[], float] = monotonic,
+        watch: Watch | None = None,
     ) -> None:
+        """`watch` is called for each batch that has run, before its jobs hear of it."""
         self._engine = engine
         self._scheduler = scheduler
+        self._spare = Spare[Job]()
+        self._pace = pace
         self._metrics = metrics
         self._clock = clock
-        self._ready = threading.Condition()  # guards the scheduler and the four fields below
+        self._watch = watch
+        self._ready = threading.Condition()  # guards scheduler, spare, pace and the five fields below
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
+        self._batch_seconds = 0.0  # of the last one
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
+        metrics.queued_jobs.set_function(lambda: len(scheduler))
+        metrics.engine_up.set_function(self._thread.is_alive)
+        metrics.running_seconds.set_function(lambda: self.busy_seconds() or 0.0)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row], apart: bool = False) -> Future[list[Floats]]:
-        """Queues one request's rows; the future brings their raw outputs, in order.
+    def submit(
+        self,
+        rows: Sequence[Row],
+        task: str,
+        deadline: float = inf,
+        apart: bool = False,
+        spare: bool = False,
+        course: Course | None = None,
+    ) -> Future[list[Floats]]:
+        """Queues one request's rows; the future brings their raw outputs, in order. Cancelling it frees their place.
 
         Args:
+            task: in whose line they wait.
+            deadline: by the runner's clock; what has not run by then fails with `DeadlineExceeded`.
             apart: in batches of their own.
+            spare: nobody waits for them, and they make way (`Spare`).
+            course: is told when they wait and run.
 
         Raises:
-            Overloaded: the queue is full, or the service is stopping.
+            Overloaded: the queue is full, or what is ahead takes longer than the deadline allows; of spare rows, if
+                they would not fit into a batch with what waits.
+            DeadlineExceeded: it would be missed by an idle engine too.
+            Stopping, EngineFault
         """
-        job = Job(rows, self._clock(), apart)
+        now = self._clock()
+        job = Job(rows, task, now, deadline, apart, course)
         with self._ready:
-            if self._ended:
-                raise EngineFault("the engine has ended; the service must be started again")
-            if self._stopping:
-                raise Stopping("the service is stopping and takes no new work")
-            self._scheduler.admit(job)
+            if spare:
+                self._check_running()
+                self._spare.admit(job, self._scheduler.queued_tokens, self._pace.batch_tokens)
+            else:
+                self._admit(job, now)
             self._ready.notify()
+        job.future.add_done_callback(lambda _: self._withdraw(job))
         return job.future
+
+    def check(self, task: str) -> None:
+        """For who would know beforehand, without the cost of reading a request.
+
+        Raises:
+            Overloaded: the queue has no room for a job of this task that is worth it.
+            Stopping, EngineFault
+        """
+        now = self._clock()
+        with self._ready:
+            self._check(task, self._pace.queue_tokens(now) // NARROW, now)
 
     def stop(self, timeout: float = 30.0) -> None:
         """Takes no new work, answers what waits, and ends the thread; what is left after `timeout` seconds fails."""
@@ -68,6 +117,46 @@ class Runner:
             return None
         started = self._batch_started
         return 0.0 if started is None else self._clock() - started
+
+    def _admit(self, job: Job, now: float) -> None:
+        tokens = sum(job.sizes)
+        self._check(job.task, tokens, now)
+        if not job.future.done():
+            self._refuse_what_comes_too_late(job, tokens, now)
+            self._scheduler.admit(job, self._pace.queue_tokens(now))
+
+    def _check(self, task: str, tokens: int, now: float) -> None:
+        self._check_running()
+        limit = self._pace.queue_tokens(now)
+        if missing := self._scheduler.missing(task, tokens, limit):
+            self._pace.refused(now)
+            raise Overloaded(
+                f"{self._scheduler.queued_tokens} tokens are waiting; there is room for {limit}, and each task has its "
+                "part of it",
+                self._pace.seconds(missing),
+            )
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise EngineFault("the engine has ended; the service must be started again")
+        if self._stopping:
+            raise Stopping("the service is stopping and takes no new work")
+
+    def _refuse_what_comes_too_late(self, job: Job, tokens: int, now: float) -> None:
+        left, alone = job.deadline - now, self._pace.seconds(tokens)
+        if left <= 0:
+            raise DeadlineExceeded("its time was over before it could wait")
+        if left <= alone:
+            raise DeadlineExceeded(f"{tokens} tokens take about {alone:.2f} s, and {left:.2f} s are left")
+        ahead = self._pace.seconds(self._scheduler.ahead(job.task))
+        if left <= ahead + alone:
+            raise Overloaded(f"its turn comes in about {ahead:.2f} s, and {left:.2f} s are left", ahead)
+
+    def _withdraw(self, job: Job) -> None:
+        """However a job ends, what is left of it is not run."""
+        with self._ready:
+            self._scheduler.withdraw(job)
+            self._spare.withdraw(job)
 
     def _loop(self) -> None:
         try:
@@ -91,21 +180,38 @@ class Runner:
         """The next batch; empty once the service stops and nothing waits."""
         with self._ready:
             self._running, self._batch_started = (), None
+            rested = False
             while True:
-                if picks := self._scheduler.next_batch():
-                    self._running, self._batch_started = picks, self._clock()
+                now = self._clock()
+                for job in self._scheduler.expire(now):
+                    job.fail(DeadlineExceeded("its time was over while it waited"))
+                if picks := self._next(rested or self._stopping):
+                    self._running, self._batch_started = picks, now
                     return picks
                 if self._stopping:
                     return []
-                self._ready.wait()
+                # What is spare runs alone only when nothing else came for as long as a batch takes: so a request that
+                # comes a moment later seldom finds the engine taken.
+                rested = not self._ready.wait(self._batch_seconds if self._spare else None)
+
+    def _next(self, rested: bool) -> list[Pick[Job]]:
+        budget = self._pace.batch_tokens
+        batch = self._scheduler.next_batch(budget)
+        return [*batch, *self._spare.beside(batch, budget)] if batch or rested else []
 
     def _run(self, picks: Sequence[Pick[Job]]) -> None:
         started = self._clock()
         rows = [pick.job.rows[pick.row] for pick in picks]
         try:
-            self._observe(picks, rows, started)
             outputs = self._engine.run(rows)
-            self._metrics.batch_seconds.observe(self._clock() - started)
+            batch = self._observed(rows, started)
+            self._batch_seconds = batch.ended - batch.started
+            self._pace.ran(batch.tokens, self._batch_seconds)
+            courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
+            if self._watch is not None:
+                self._watch(batch, courses)
+            for course in courses:
+                course.batches.append(batch)
             for pick, output in zip(picks, outputs, strict=True):
                 pick.job.fill(pick.row, output)
         except Exception as error:  # whatever it is, it ends these jobs and no others
@@ -116,19 +222,32 @@ class Runner:
                     EngineFault(f"the engine failed on the batch that held this request: {type(error).__name__}")
                 )
 
-    def _observe(self, picks: Sequence[Pick[Job]], rows: Sequence[Row], started: float) -> None:
-        tokens = sum(len(row.tokens) for row in rows)
-        self._metrics.tokens.inc(tokens)
-        self._metrics.batch_tokens.observe(tokens)
-        self._metrics.batch_rows.observe(len(rows))
-        self._metrics.batch_tasks.observe(len({row.resident for row in rows}))
-        for pick in picks:
-            if pick.row == 0:
-                self._metrics.queue_seconds.observe(started - pick.job.admitted)
+    def _observed(self, rows: Sequence[Row], started: float) -> Batch:
+        batch = Batch(
+            started,
+            self._clock(),
+            rows=len(rows),
+            tokens=sum(len(row.tokens) for row in rows),
+            adapters=len({row.resident for row in rows}),
+        )
+        self._metrics.batch_seconds.observe(batch.ended - batch.started)
+        self._metrics.batch_rows.observe(batch.rows)
+        self._metrics.batch_tokens.observe(batch.tokens)
+        self._metrics.batch_tasks.observe(batch.adapters)
+        self._metrics.tokens.inc(batch.tokens)
+        for (kind, method), count in Counter(map(_sort, rows)).items():
+            self._metrics.rows.labels(kind, method).inc(count)
+        return batch
 
     def _fail_all(self, error: Exception) -> None:
         """What waits, and what is in a batch that will never be answered."""
         with self._ready:
-            left = [*self._scheduler.drain(), *(pick.job for pick in self._running)]
+            left = [*self._scheduler.drain(), *self._spare.drain(), *(pick.job for pick in self._running)]
         for job in left:
             job.fail(error)
+
+
+def _sort(row: Row) -> tuple[str, str]:
+    """A row's kind and method."""
+    manifest = row.resident.manifest
+    return manifest.kind, manifest.method.name

@@ -1,25 +1,34 @@
-"""Which rows run next. Pure: queues and a token budget; no torch, no threads, no clock."""
+"""Which rows run next. Pure: lines of jobs, weights and token budgets; no torch, no threads, no clock."""
 
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush, heapreplace
+from itertools import count
+from math import ceil, inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from service.errors import Overloaded
+SEVERAL = "+"  # the line of requests that name several tasks
+UNPROVED = "?"  # the line of what has not been proved yet
 
 
 class Waiting(Protocol):
     """A job as the scheduler sees it."""
 
     @property
+    def task(self) -> str:
+        """In whose line it waits."""
+
+    @property
     def sizes(self) -> Sequence[int]:
-        """Tokens of each row; at least one row, each of at least one token, unless the job has ended."""
+        """Tokens of each row; at least one row, each of at least one token."""
+
+    @property
+    def deadline(self) -> float:
+        """When it is too late to run; any clock, as long as `expire` is told the same one's time."""
 
     @property
     def apart(self) -> bool:
         """Whether its rows share no batch with other jobs'."""
-
-    def ended(self) -> bool:
-        """Whether its remaining rows can be dropped."""
 
 
 J = TypeVar("J", bound=Waiting)
@@ -32,103 +41,191 @@ class Pick(NamedTuple, Generic[J]):
     row: int  # its number in the job
 
 
+class _Line(Generic[J]):
+    """What waits of one task."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.entries: OrderedDict[J, _Entry[J]] = OrderedDict()  # in the order of their turns
+        self.tokens = 0
+        self.counted = 0
+        self.turn = 0.0  # when it is due, in tokens by weight; the line with the earliest is next
+        self.due = False  # whether it stands among the turns
+
+
 class _Entry(Generic[J]):
-    def __init__(self, job: J) -> None:
+    def __init__(self, job: J, line: _Line[J], most: int) -> None:
         self.job = job
+        self.line = line
         self.next = 0  # the first row that has not run
         self.left = sum(job.sizes)  # tokens from there on
+        self.counted = min(self.left, most)
 
 
 class Scheduler(Generic[J]):
-    """First come, first served, but a long job gives way: in each batch every waiting job has its turn.
+    """Tasks share the engine by weight, whatever each of them asks for; jobs of one task take turns.
 
-    A turn is a quarter of the batch; who still has rows after it goes to the back of the queue. So a request of one
-    row never waits for the whole of a request of a thousand.
+    Start-time fair queueing (Goyal, Vin and Cheng 1996): a turn moves the line's next one by the tokens it took over
+    the task's weight, and the earliest is served. A task that had nothing waiting is due at once; what it did not use
+    it cannot save up. Within a line it is first come, first served, but a turn is a quarter of a batch at most, and
+    who still has rows after it goes to the back. So a request of one row never waits for the whole of a request of a
+    thousand, nor for all that another task has sent.
     """
 
-    def __init__(self, batch_tokens: int, queue_tokens: int) -> None:
-        self._batch_tokens = batch_tokens
-        self._turn_tokens = max(1, batch_tokens // 4)
-        self._queue_tokens = queue_tokens
-        self._most_held = max(1, queue_tokens // 2)  # by one job
-        self._entries: deque[_Entry[J]] = deque()
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        """`weights`: by task; those that are not named have 1."""
+        self._weights = weights or {}
+        self._lines: dict[str, _Line[J]] = {}
+        self._entries: dict[J, _Entry[J]] = {}
+        self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
+        self._number = count()  # of equal turns the older is first
+        self._turn = 0.0  # the one that was served last
+        self._counted = 0
+        self._active_weight = 0.0  # of the tasks that have something waiting
+        self._soonest = inf  # no deadline is earlier
         self.queued_tokens = 0
 
     def __len__(self) -> int:
         """Jobs with rows still to run."""
         return len(self._entries)
 
-    def admit(self, job: J) -> None:
-        """Queues a job.
+    def missing(self, task: str, tokens: int, limit: int) -> int:
+        """How many tokens must leave the queue before it takes a job of so many; 0: it takes it now.
 
-        A job counts with half the queue at most, so nothing that the service accepts in size is refused for ever, and
-        one large job leaves room for small ones.
-
-        Raises:
-            Overloaded: the queue would hold more than its limit.
+        A task that holds as much of the limit as is still free, times its weight, takes no more of it (the dynamic
+        threshold of Choudhury and Hahne 1998): a task alone gets half, n tasks get n of n + 1 parts, and who comes
+        next finds room. A job counts with a quarter of the limit at most, so nothing that the service accepts in size
+        is refused for ever, and a large job leaves room for small ones.
         """
-        entry = _Entry(job)
-        if self._too_much(entry):
-            self._drop_ended()  # work that was given up turns no other away
-        if self._too_much(entry):
-            raise Overloaded(
-                f"{self.queued_tokens} tokens are waiting; {entry.left} more are too many for the queue's "
-                f"{self._queue_tokens}"
-            )
-        self._entries.append(entry)
-        self.queued_tokens += entry.left
+        waiting = self.queued_tokens
+        if not waiting:
+            return 0
+        free = limit - self._counted
+        beyond = min(tokens, _most_counted(limit)) - free
+        line = self._lines.get(task)
+        if line is not None and line.counted:
+            beyond = max(beyond, ceil(line.counted / line.weight) - free + 1)
+        return min(waiting, beyond + waiting - self._counted) if beyond > 0 else 0
 
-    def next_batch(self) -> list[Pick[J]]:
+    def ahead(self, task: str) -> int:
+        """About how many tokens will run before the next job of this task, if nobody else comes."""
+        line = self._lines.get(task)
+        if line is None or not line.tokens:
+            return 0
+        return min(self.queued_tokens, ceil(line.tokens * self._active_weight / line.weight))
+
+    def admit(self, job: J, limit: int) -> None:
+        """Queues a job for which nothing is `missing`."""
+        if not self.queued_tokens:  # nobody owes anybody anything
+            self._lines.clear()
+            self._turns.clear()
+            self._turn = self._active_weight = 0.0
+        line = self._joined(job.task)
+        entry = _Entry(job, line, _most_counted(limit))
+        self._entries[job] = line.entries[job] = entry
+        self._soonest = min(self._soonest, job.deadline)
+        self._count(line, entry.left, entry.counted)
+
+    def next_batch(self, budget: int) -> list[Pick[J]]:
         """Takes the rows to run now out of the queue; empty only when nothing waits.
 
-        The batch stays within the token budget, unless a single row is larger than it. A job that has ended meanwhile
-        is dropped when its turn comes.
+        The batch stays within the budget of tokens, unless a single row is larger than it.
         """
         batch: list[Pick[J]] = []
-        room = self._batch_tokens
-        while self._entries:
-            entry = self._entries[0]
-            if entry.job.ended():
-                self.queued_tokens -= self._entries.popleft().left
+        room, most = budget, max(1, budget // 4)
+        while self._turns:
+            turn, _, line = self._turns[0]
+            if not line.entries:
+                heappop(self._turns)
+                line.due = False
                 continue
+            if turn < line.turn:  # it was emptied, and is due anew
+                heapreplace(self._turns, (line.turn, next(self._number), line))
+                continue
+            entry = next(iter(line.entries.values()))
             if batch and (entry.job.apart or batch[0].job.apart):
                 break
-            taken = self._take_turn(entry, room, batch)
+            taken = self._take_turn(entry, room, most, batch)
             if not taken:
                 break
             room -= taken
-            self._entries.popleft()
-            if entry.left:
-                self._entries.append(entry)
+            self._turn = turn
+            line.turn = turn + taken / line.weight
+            heapreplace(self._turns, (line.turn, next(self._number), line))
         return batch
+
+    def withdraw(self, job: J) -> None:
+        """Takes out what is left of a job, if anything is; its place is free at once."""
+        entry = self._entries.pop(job, None)
+        if entry is not None:
+            self._leave(entry)
+            self._count(entry.line, -entry.left, -entry.counted)
+
+    def expire(self, now: float) -> list[J]:
+        """Takes out the jobs whose deadline has passed; the caller ends them."""
+        if now < self._soonest:
+            return []
+        late = [job for job in self._entries if job.deadline <= now]
+        for job in late:
+            self.withdraw(job)
+        self._soonest = min((job.deadline for job in self._entries), default=inf)
+        return late
 
     def drain(self) -> list[J]:
         """Empties the queue; the caller ends these jobs."""
-        jobs = [entry.job for entry in self._entries]
-        self._entries.clear()
-        self.queued_tokens = 0
+        jobs = list(self._entries)
+        for job in jobs:
+            self.withdraw(job)
         return jobs
 
-    def _take_turn(self, entry: _Entry[J], room: int, batch: list[Pick[J]]) -> int:
+    def _joined(self, task: str) -> _Line[J]:
+        """The task's line, with a turn to come."""
+        line = self._lines.get(task)
+        if line is None:
+            line = self._lines[task] = _Line(self._weights.get(task, 1.0))
+        if not line.entries:
+            self._active_weight += line.weight
+            line.turn = max(line.turn, self._turn)
+        if not line.due:
+            line.due = True
+            heappush(self._turns, (line.turn, next(self._number), line))
+        return line
+
+    def _take_turn(self, entry: _Entry[J], room: int, most: int, batch: list[Pick[J]]) -> int:
         """Moves rows of one job into the batch, up to a turn; returns their tokens."""
-        taken = 0
-        while entry.next < len(entry.job.sizes):
-            size = entry.job.sizes[entry.next]
+        sizes, taken = entry.job.sizes, 0
+        while entry.next < len(sizes):
+            size = sizes[entry.next]
             if taken + size > room and batch:
                 break
-            if taken and taken + size > self._turn_tokens:
+            if taken and taken + size > most:
                 break
             batch.append(Pick(entry.job, entry.next))
             entry.next += 1
             taken += size
-        entry.left -= taken
-        self.queued_tokens -= taken
+        if taken:
+            entry.left -= taken
+            counted = min(entry.counted, entry.left)
+            if entry.left:
+                entry.line.entries.move_to_end(entry.job)
+            else:
+                del self._entries[entry.job]
+                self._leave(entry)
+            self._count(entry.line, -taken, counted - entry.counted)
+            entry.counted = counted
         return taken
 
-    def _too_much(self, entry: _Entry[J]) -> bool:
-        held = sum(min(other.left, self._most_held) for other in self._entries)
-        return bool(self._entries) and held + min(entry.left, self._most_held) > self._queue_tokens
+    def _leave(self, entry: _Entry[J]) -> None:
+        del entry.line.entries[entry.job]
+        if not entry.line.entries:
+            self._active_weight -= entry.line.weight
 
-    def _drop_ended(self) -> None:
-        self._entries = deque(entry for entry in self._entries if not entry.job.ended())
-        self.queued_tokens = sum(entry.left for entry in self._entries)
+    def _count(self, line: _Line[J], tokens: int, counted: int) -> None:
+        line.tokens += tokens
+        line.counted += counted
+        self._counted += counted
+        self.queued_tokens += tokens
+
+
+def _most_counted(limit: int) -> int:
+    return max(1, limit // 4)

@@ -48,6 +48,9 @@ class AnswerKind(Kind):
         text = (reading.given.text_pair or "")[start:end]
         return Prediction({"answer": text, "start": start, "end": end, "score": float(np.exp(best))}, outputs)
 
+    def same(self, manifest: Manifest, answer: Answer, other: Answer) -> bool:
+        return bool((answer["start"], answer["end"]) == (other["start"], other["end"]))
+
     def check_label(self, manifest: Manifest, label: Label) -> None:
         spans_of(label)
 

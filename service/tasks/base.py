@@ -82,6 +82,14 @@ class Kind(ABC):
         """How far an input's outputs are from a golden example's, as the manifest's tolerance measures it."""
         return float(np.abs(found - golden).max())
 
+    def same(self, manifest: Manifest, answer: Answer, other: Answer) -> bool | None:
+        """Whether two versions' answers to one input come to the same; None where that is no question of yes or no.
+
+        Args:
+            manifest: of the active version; the answers may be told in either order.
+        """
+        return None
+
     # What a kind that is trained has besides.
 
     def check_label(self, manifest: Manifest, label: Label) -> None:

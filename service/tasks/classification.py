@@ -29,6 +29,9 @@ class Classification(Kind):
         ranked = [{"label": manifest.labels[i], "score": float(scores[i])} for i in order]
         return Prediction({**ranked[0], "scores": ranked}, scores)
 
+    def same(self, manifest: Manifest, answer: Answer, other: Answer) -> bool:
+        return bool(answer["label"] == other["label"])
+
     def check_label(self, manifest: Manifest, label: Label) -> None:
         if not isinstance(label, str):
             raise ValueError(f"{label!r} is not one label")

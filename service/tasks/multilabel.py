@@ -34,6 +34,9 @@ class Multilabel(Kind):
         found = [{"label": manifest.labels[i], "score": float(scores[i])} for i in order]
         return Prediction({"labels": found}, scores)
 
+    def same(self, manifest: Manifest, answer: Answer, other: Answer) -> bool:
+        return {one["label"] for one in answer["labels"]} == {one["label"] for one in other["labels"]}
+
     def check_label(self, manifest: Manifest, label: Label) -> None:
         names = [part for part in label if isinstance(part, str)]
         if isinstance(label, str) or len(names) < len(label):

@@ -12,6 +12,10 @@ from service.tasks.base import Answer, Doubles, Floats, Kind, Label, Prediction
 from service.tasks.metrics import PAIR_METRICS
 from service.tasks.reading import Reading
 
+# Values that lie this near come to the same, in standard deviations of the data: what is called a small effect (Cohen
+# 1988, "Statistical Power Analysis for the Behavioral Sciences").
+SAME = 0.2
+
 
 class Regression(Kind):
     """The head works in standard units; the manifest's calibration brings them to the data's."""
@@ -30,6 +34,9 @@ class Regression(Kind):
 
     def distance(self, manifest: Manifest, found: Floats, golden: Floats) -> float:
         return super().distance(manifest, found, golden) / manifest.calibration.deviation  # in the head's own units
+
+    def same(self, manifest: Manifest, answer: Answer, other: Answer) -> bool:
+        return bool(abs(answer["value"] - other["value"]) <= SAME * manifest.calibration.deviation)
 
     def check_label(self, manifest: Manifest, label: Label) -> None:
         number(label)

@@ -57,6 +57,9 @@ class Tagging(Kind):
         ]
         return Prediction({"entities": entities}, scores.reshape(-1))
 
+    def same(self, manifest: Manifest, answer: Answer, other: Answer) -> bool:
+        return _spans(answer) == _spans(other)
+
     def check_label(self, manifest: Manifest, label: Label) -> None:
         check_known(manifest, (span.label for span in spans_of(label)))
 
@@ -87,7 +90,7 @@ class Tagging(Kind):
 
     def tally(self, manifest: Manifest, answer: Answer, label: Label) -> Sequence[float]:
         """Hits, wrong ones and misses by label; an entity counts only with its label and both its ends."""
-        found = {Span(entity["start"], entity["end"], entity["label"]) for entity in answer["entities"]}
+        found = _spans(answer)
         right = set(spans_of(label))
         return [
             float(sum(span.label == name for span in part))
@@ -108,6 +111,10 @@ class _Entity(NamedTuple):
     end: int
     label: int
     score: float  # the mean of its words' scores
+
+
+def _spans(answer: Answer) -> set[Span]:
+    return {Span(entity["start"], entity["end"], entity["label"]) for entity in answer["entities"]}
 
 
 def _words(row: TokenizedRow) -> Iterator[tuple[int, int, int]]:

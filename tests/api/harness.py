@@ -91,10 +91,11 @@ def assert_problem(response: Response, status: int, code: str, cause: str) -> No
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     problem = response.json()
-    members = {"type", "title", "status", "detail", "code"}
+    members = {"type", "title", "status", "detail", "code", "request_id"}
     facts = {"step", "tensor", "example", "expected", "got"} if code == "bad_adapter" else set()
     assert members <= set(problem) <= members | facts
     assert (problem["status"], problem["code"]) == (status, code)
     assert problem["type"] == f"urn:rootstock:problem:{code}"
     assert problem["title"]
+    assert problem["request_id"] == response.headers["X-Request-Id"]
     assert re.search(cause, problem["detail"]), problem["detail"]

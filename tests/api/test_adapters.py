@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,28 @@ def test_answers_and_headers_say_which_version_they_are_of(service: Harness, mak
         said = response.headers["Rootstock-Version"], response.headers["Rootstock-Digest"]
         assert said == (str(version), digest(make(version)))
         assert said == (str(response.json()["version"]), response.json()["digest"])
+
+
+def test_every_answer_of_one_task_has_the_headers(service: Harness, make: Make, tiny_base: BaseModel) -> None:
+    """In whatever protocol, and in bytes too."""
+    service.upload("mood", make(1))
+    tensors = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good film"]}]}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("/predict/mood", {"inputs": "good film"}),
+        ("/predict", {"inputs": "good film", "tasks": ["mood"]}),
+        ("/v2/models/mood/infer", tensors),
+        ("/v2/models/mood/infer", tensors | {"parameters": {"binary_data_output": True}}),
+        ("/v2/models/mood/versions/1/infer", tensors),
+        ("/embed", {"inputs": "good film"}),
+        ("/v1/embeddings", {"input": "good film", "model": "embedding"}),
+    ]
+    for path, body in calls:
+        response = service.http.post(path, json=body)
+        assert response.status_code == 200, response.text
+        expected = ("1", digest(make(1))) if "embed" not in path else ("0", tiny_base.fingerprint)
+        assert (response.headers["Rootstock-Version"], response.headers["Rootstock-Digest"]) == expected
+    several = service.http.post("/predict", json={"inputs": "good film", "tasks": ["mood", "embedding"]})
+    assert "Rootstock-Version" not in several.headers
 
 
 def test_the_log_tells_who_changed_what(service: Harness, make: Make) -> None:

@@ -2,70 +2,26 @@
 
 import threading
 from asyncio import Event
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from starlette.types import Message
 
 from service.adapters.file import write_adapter
 from service.adapters.manifest import KindName
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.tasks import Floats
+from tests.api.gate import Gate, call_in_the_loop, queued, sample, wait_until
 from tests.api.harness import Harness, assert_problem, formed, harness
 from tests.tiny import KINDS, METHODS, make_adapter, make_manifest, make_tensors
 
 TEXTS = ["good film", "the dog and the cat", "never again!", "a very large and very red book", "rain, sun", "x"]
-PATIENCE = 30.0  # seconds; only a failing test waits so long
-
-
-class Gate:
-    """Holds the engine before each batch until it is opened."""
-
-    def __init__(self, run: Callable[[Engine, Sequence[Row]], list[Floats]]) -> None:
-        self._run = run
-        self._entered = threading.Semaphore(0)
-        self._opened = threading.Event()
-        self.rows = 0  # that have gone through
-
-    def run(self, engine: Engine, rows: Sequence[Row]) -> list[Floats]:
-        self._entered.release()
-        assert self._opened.wait(PATIENCE)
-        self.rows += len(rows)
-        return self._run(engine, rows)
-
-    def wait_for_a_batch(self) -> None:
-        assert self._entered.acquire(timeout=PATIENCE)
-
-    def open(self) -> None:
-        self._opened.set()
-
-    def close(self) -> None:
-        """Forgets the batches that went through."""
-        self._opened.clear()
-        while self._entered.acquire(blocking=False):
-            pass
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate(Engine.run)
-    monkeypatch.setattr(Engine, "run", lambda engine, rows: gate.run(engine, rows))
-    yield gate
-    gate.open()
-
-
-@pytest.fixture
-def callers() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(40) as callers:
-        yield callers
 
 
 @pytest.fixture
@@ -89,21 +45,6 @@ def numbers(prediction: Any) -> list[float]:
     if "answer" in prediction:
         return [prediction[part] for part in ("start", "end", "score")]
     return list(prediction.get("embedding") or [prediction["value"]])
-
-
-def sample(service: Harness, name: str, **labels: str) -> float:
-    return service.services.metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = monotonic() + PATIENCE
-    while not condition():
-        assert monotonic() < give_up
-        sleep(0.001)
-
-
-def queued(service: Harness) -> float:
-    return sample(service, "rootstock_queued_tokens")
 
 
 def test_32_callers_who_share_batches_get_what_they_get_alone(
@@ -277,13 +218,13 @@ def test_an_answer_that_is_no_number_is_a_fault(tmp_path: Path, tiny_base: BaseM
 def test_a_full_queue_refuses_with_the_time_to_come_back(
     tmp_path: Path, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
-    with harness(tmp_path, tiny_base, queue_tokens=10) as service:
+    with harness(tmp_path, tiny_base, queue_tokens=20) as service:
         running = callers.submit(service.answers, "embedding", "good film")
         gate.wait_for_a_batch()
         waiting = [callers.submit(service.answers, "embedding", "good " * 3) for _ in range(2)]
         wait_until(lambda: queued(service) == 10)
         refused = service.predict("embedding", "good film")
-        assert_problem(refused, 503, "overloaded", "10 tokens are waiting; 4 more are too many for the queue's 10")
+        assert_problem(refused, 503, "overloaded", "10 tokens are waiting; there is room for 20, and each task has its")
         assert int(refused.headers["Retry-After"]) >= 1
         gate.open()
         assert [len(future.result()) for future in (running, *waiting)] == [1, 1, 1]
@@ -359,37 +300,3 @@ def test_a_service_that_cannot_wait_ends_what_it_has(service: Harness, gate: Gat
     service.services.runner.stop(timeout=0)
     for call in calling:
         assert_problem(call.result(), 503, "stopping", "the service stopped before")
-
-
-def call_in_the_loop(service: Harness, body: bytes, gone: Event | None = None) -> "Future[None]":
-    """A request as a task of the event loop, which a test may cancel as a server does.
-
-    Args:
-        gone: when set, the caller closes the connection.
-    """
-    gone = gone or Event()
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/predict/embedding",
-        "headers": [(b"content-type", b"application/json")],
-        "query_string": b"",
-        "root_path": "",
-    }
-
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def receive() -> Message:
-        for message in messages:
-            return message
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        pass
-
-    async def call() -> None:
-        await service.http.app(scope, receive, send)
-
-    assert service.http.portal is not None
-    return service.http.portal.start_task_soon(call)

@@ -48,6 +48,9 @@ CALLS: dict[tuple[str, str], tuple[Scope, ...]] = {
     ("GET", "/adapters/mood"): ("upload",),
     ("GET", "/adapters/mood/log"): ("upload",),
     ("GET", "/adapters/mood/versions/1"): ("upload",),
+    ("POST", "/adapters/mood/candidate"): ("upload",),
+    ("DELETE", "/adapters/mood/candidate"): ("upload",),
+    ("POST", "/adapters/mood/candidate/promote"): ("upload",),
     ("POST", "/adapters/mood/activate"): ("upload",),
     ("DELETE", "/adapters/mood/versions/1"): ("admin",),
     ("DELETE", "/adapters/mood"): ("admin",),
@@ -63,6 +66,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v2/repository/index": {"json": {}},
     "/predict/mood": {"json": SENTENCE},
     "/predict": {"json": SENTENCE | {"tasks": ["mood"]}},
+    "/adapters/mood/candidate": {"json": {"version": 1, "mode": "shadow"}},
     "/adapters/mood/activate": {"json": {"version": 2}},
 }
 
@@ -83,7 +87,8 @@ class Kept:
     def call(self, method: str, path: str, secret: str | bytes | None = None, **body: Any) -> Any:
         sent = secret.encode() if isinstance(secret, str) else secret
         headers = {} if sent is None else {b"Authorization": b"Bearer " + sent}
-        return self.http.request(method, path, headers=headers, **(body or BODIES.get(path, {})))
+        default = BODIES.get(path, {}) if method == "POST" else {}
+        return self.http.request(method, path, headers=headers, **(body or default))
 
     def upload(self, data: bytes, task: str = "mood") -> None:
         answer = self.call("PUT", f"/adapters/{task}", self.secrets["upload"], content=data)
@@ -145,6 +150,8 @@ def test_a_key_is_taken_for_its_scopes_alone(kept: Kept, tiny_base: BaseModel, s
     kept.upload(make_adapter(tiny_base, seed=2))
     for (method, path), scopes in CALLS.items():
         body = {"content": make_adapter(tiny_base, seed=3)} if method == "PUT" else {}
+        if path.endswith("/promote"):  # the candidate was abandoned
+            kept.call("POST", path.removesuffix("/promote"), kept.secrets["admin"])
         answer = kept.call(method, path, kept.secrets[scope], **body)
         if scope in scopes or scope == "admin":
             assert answer.is_success, answer.text

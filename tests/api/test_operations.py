@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.schemas import ActivateRequest, PredictManyRequest, PredictRequest
+from service import __version__
+from service.api.schemas import ActivateRequest, CandidateRequest, PredictManyRequest, PredictRequest
 from service.engine.base_model import BaseModel
+from service.metrics import PROCESS, ROWS
 from service.serving.runner import Runner
-from tests.api.harness import JSON, Harness, assert_problem
+from tests.api.harness import JSON, Harness, assert_problem, harness
 from tests.tiny import make_adapter
 
 ROUTES = {
@@ -25,6 +28,9 @@ ROUTES = {
     ("get", "/adapters/{task}/versions/{version}"),
     ("delete", "/adapters/{task}/versions/{version}"),
     ("post", "/adapters/{task}/activate"),
+    ("post", "/adapters/{task}/candidate"),
+    ("delete", "/adapters/{task}/candidate"),
+    ("post", "/adapters/{task}/candidate/promote"),
     ("get", "/stats"),
     ("get", "/healthz"),
     ("get", "/readyz"),
@@ -111,7 +117,42 @@ def test_metrics_count_requests_by_outcome(service: Harness, tiny_base: BaseMode
         ("bad_input", "mood"): 2,
         ("unknown_task", ""): 3,  # names that anyone makes up get no label of their own
     }
-    assert found["rootstock_request_seconds_count",] == 9
+    for part in ("request", "request_queue", "request_engine"):  # of those that were answered
+        counts = {key[1:]: value for key, value in found.items() if key[0] == f"rootstock_{part}_seconds_count"}
+        assert counts == {("mood",): 3, ("embedding",): 1}
+
+
+def test_the_parts_of_a_requests_time_are_no_more_than_the_whole(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    for number in range(1, 9):
+        service.predict("mood", ["good film"] * number)
+    found = samples(service)
+    queue, engine, whole = (
+        found[f"rootstock_{part}_seconds_sum", "mood"] for part in ("request_queue", "request_engine", "request")
+    )
+    assert 0 < engine < whole
+    assert 0 < queue < whole
+    assert queue + engine < whole
+
+
+def test_metrics_count_inputs_and_tokens_by_task(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    usage = [service.predict("mood", inputs).json()["usage"] for inputs in ("good film", ["a", "long " * 100])]
+    service.predict("mood", "")
+    found = samples(service)
+    assert found["rootstock_inputs_total", "mood"] == 3
+    assert found["rootstock_input_tokens_total", "mood"] == sum(one["tokens"] for one in usage)
+    assert found["rootstock_truncated_inputs_total", "mood"] == sum(one["truncated"] for one in usage) == 1
+
+
+def test_past_the_limit_tasks_share_a_label(tmp_path: Path, tiny_base: BaseModel) -> None:
+    with harness(tmp_path, tiny_base, metrics_tasks=1) as service:
+        for task in ("mood", "colour", "taste"):
+            service.upload(task, make_adapter(tiny_base))
+            service.predict(task, "good film")
+        found = samples(service)
+    counted = {key[1:]: value for key, value in found.items() if key[0] == "rootstock_requests_total"}
+    assert counted == {("answered", "mood"): 1, ("answered", "_other"): 2}
 
 
 def test_metrics_measure_the_engines_work(service: Harness, tiny_base: BaseModel) -> None:
@@ -122,7 +163,8 @@ def test_metrics_measure_the_engines_work(service: Harness, tiny_base: BaseModel
     assert found["rootstock_tokens_total",] == found["rootstock_batch_tokens_sum",] == tokens == 9
     assert found["rootstock_batch_rows_sum",] == 2
     assert found["rootstock_batch_tasks_sum",] == found["rootstock_batch_tasks_count",] == 1
-    assert found["rootstock_queue_seconds_count",] == found["rootstock_batch_seconds_count",] == 1
+    assert found["rootstock_rows_total", "classification", "houlsby"] == 2
+    assert found["rootstock_batch_seconds_count",] == 1
     assert found["rootstock_queued_tokens",] == found["rootstock_engine_faults_total",] == 0
 
 
@@ -141,10 +183,51 @@ def test_metrics_count_uploads_and_what_is_resident(service: Harness, tiny_base:
     assert samples(service)["rootstock_resident_adapters",] == 0
 
 
-def test_every_metric_explains_itself(service: Harness) -> None:
-    families = list(text_string_to_metric_families(service.http.get("/metrics").text))
-    assert len(families) >= 14
-    assert all(family.name.startswith("rootstock_") and family.documentation.endswith(".") for family in families)
+def test_a_service_exposes_what_is_in_the_table_and_nothing_else(service: Harness, tiny_base: BaseModel) -> None:
+    service.upload("mood", make_adapter(tiny_base))
+    service.predict("mood", "good film")
+    families = {
+        family.name + ("_total" if family.type == "counter" else ""): family
+        for family in text_string_to_metric_families(service.http.get("/metrics").text)
+    }
+    assert families.keys() == {row.exposed for row in (*ROWS, *PROCESS)}
+    for row in ROWS:
+        family = families[row.exposed]
+        assert (family.type, family.documentation) == ("gauge" if row.kind == "info" else row.kind, row.help)
+        labels = {frozenset(sample.labels.keys() - {"le"}) for sample in family.samples}
+        assert row.kind == "info" or labels <= {frozenset(row.labels)}
+
+
+def test_the_build_is_told(service: Harness, tiny_base: BaseModel) -> None:
+    [sample] = [
+        sample
+        for family in text_string_to_metric_families(service.http.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "rootstock_build_info"
+    ]
+    assert sample.labels == {
+        "version": __version__,
+        "base": tiny_base.name,
+        "dtype": "float32",
+        "device": "cpu",
+        "kernels": "own" if tiny_base.weights.native is not None else "torch",
+    }
+
+
+def test_500_tasks_are_less_than_300_kilobytes(service: Harness) -> None:
+    metrics = service.services.metrics
+    for number in range(500):
+        with metrics.label(f"a-task-with-a-name-{number}") as label:
+            for row in ROWS:
+                if row.labels == ("task",) and row.kind == "histogram":
+                    metrics.families[row.name].labels(label).observe(0.0123456789)
+                elif row.labels == ("task",):
+                    metrics.families[row.name].labels(label).inc(123456.789)
+            for outcome in ("answered", "cancelled", "bad_input", "overloaded", "engine_fault"):
+                metrics.requests.labels(label, outcome).inc(123456)
+    scraped = service.http.get("/metrics")
+    assert scraped.text.count("rootstock_request_seconds_count{") == service.services.settings.metrics_tasks + 1
+    assert len(scraped.content) < 300_000
 
 
 def test_the_api_documents_itself(service: Harness) -> None:
@@ -186,6 +269,7 @@ def test_the_documents_examples_are_answered(service: Harness, tiny_base: BaseMo
         ("/predict/{task}", PredictRequest),
         ("/predict", PredictManyRequest),
         ("/adapters/{task}/activate", ActivateRequest),
+        ("/adapters/{task}/candidate", CandidateRequest),
     ],
 )
 def test_the_document_shows_every_field_of_a_body(service: Harness, path: str, model: type[Any]) -> None:

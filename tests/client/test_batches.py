@@ -49,6 +49,20 @@ def test_a_service_that_takes_few_inputs_answers_many(client: Client) -> None:
         assert other["embedding"] == pytest.approx(one, abs=1e-4)
 
 
+def test_all_parts_go_to_one_side_of_a_release(client: Client, url: str) -> None:
+    """Of many tasks too, where no part can name a version."""
+    with Client(url) as starter:
+        starter.nominate("mood", 2, "share", 0.5)
+    try:
+        for number in range(12):
+            texts = [f"{text} {number}" for text in TEXTS]
+            assert len(client.predict_many(["mood"], texts)["mood"]) == len(texts)
+            assert len(client.predict_many(["mood"], texts, sticky_key=str(number))["mood"]) == len(texts)
+    finally:
+        with Client(url) as ender:
+            ender.abandon("mood")
+
+
 def test_a_service_that_takes_few_bytes_answers_many(client: Client) -> None:
     texts = [text + " x" * 500 for text in TEXTS[:20]]
     assert len(client.predict("mood", texts)) == len(texts)

@@ -35,6 +35,7 @@ from service.errors import (
     ServiceUnreachable,
     TooLarge,
     Unauthenticated,
+    UnknownCandidate,
     UnknownTask,
     UnknownVersion,
 )
@@ -131,6 +132,33 @@ def test_a_version_is_activated_read_and_deleted(client: Client, tiny_base: Base
         client.task("living")
 
 
+def test_a_release_goes_from_the_shadow_to_an_end(client: Client, tiny_base: BaseModel) -> None:
+    files = [make_adapter(tiny_base, seed=seed) for seed in (7, 8)]
+    old, new = [client.push("released", file, activate=file == files[0])["version"] for file in files]
+    assert client.versions("released")["candidate"] is None
+    candidate = client.nominate("released", new)["candidate"]
+    assert candidate is not None
+    assert (candidate["version"], candidate["mode"], candidate["share"]) == (new, "shadow", 1.0)
+    client.nominate("released", new, "share", 0.5)
+    sides = [client.predict("released", "good film", sticky_key=key)[0] for key in map(str, range(20))]
+    again = [client.predict("released", "good film", sticky_key=key)[0] for key in map(str, range(20))]
+    assert sides == again
+    assert len({one["score"] for one in sides}) == 2
+    assert client.promote("released")["state"] == "active"
+    client.nominate("released", old, "share", 0.0)
+    client.abandon("released")
+    with pytest.raises(UnknownCandidate, match="released has no candidate"):
+        client.promote("released")
+    assert client.versions("released")["active"] == new
+    client.retire("released")
+
+
+@pytest.mark.parametrize("key", ["", "ein Schlüssel", "two\nlines"])
+def test_a_sticky_key_that_no_header_can_carry_is_refused(client: Client, key: str) -> None:
+    with pytest.raises(BadInput, match="sticky key"):
+        client.predict("mood", "good film", sticky_key=key)
+
+
 def test_tasks_and_stats_are_the_services(client: Client, tiny_base: BaseModel) -> None:
     assert {"embedding", "mood", "same"} <= {task["task"] for task in client.tasks()}
     assert client.stats()["base"]["fingerprint"] == tiny_base.fingerprint
@@ -156,8 +184,9 @@ def test_refusals_of_predict_come_back_as_they_were(
 
 
 def test_refusals_of_push_come_back_as_they_were(client: Client, tiny_base: BaseModel) -> None:
-    with pytest.raises(BadAdapter, match="too few"):
+    with pytest.raises(BadAdapter, match="too few") as raised:
         client.push("mood", b"")
+    assert raised.value.facts == {"step": "header"}
     with pytest.raises(Conflict, match="bare base"):
         client.push("embedding", make_adapter(tiny_base))
     with pytest.raises(UnknownVersion, match="no version 99"):
@@ -290,6 +319,9 @@ def test_a_call_that_would_need_an_event_loop_is_no_blocking_one() -> None:
         (answers.TaskFacts, schemas.TaskAnswer),
         (answers.VersionFacts, schemas.VersionAnswer),
         (answers.TaskVersions, schemas.AdapterAnswer),
+        (answers.CandidateFacts, schemas.CandidateAnswer),
+        (answers.SeenFacts, schemas.SeenAnswer),
+        (answers.Latency, schemas.Latency),
         (answers.BaseStats, schemas.BaseStats),
         (answers.AdapterStats, schemas.AdapterStats),
         (answers.Stats, schemas.StatsAnswer),

@@ -17,7 +17,7 @@ from service.engine.base_model import BaseModel, load_base
 from service.engine.device import Upload, device_of
 from service.engine.device_proof import prove
 from service.engine.engine import Engine, Row
-from service.engine.layout import chosen, laid_out
+from service.engine.layout import chosen, laid_out, why
 from service.engine.packing import pack
 from service.engine.slots import Grouped
 from service.engine.weights import Weights
@@ -51,6 +51,7 @@ def test_a_device_that_is_not_known_is_refused() -> None:
 def test_each_device_has_its_precisions(tiny_base: BaseModel) -> None:
     weights = tiny_base.weights
     assert chosen("auto", weights, True, CUDA) == "bfloat16"
+    assert why("bfloat16", CUDA) == "which the GPU multiplies itself"
     assert [chosen(name, weights, True, CUDA) for name in ("float32", "float16")] == ["float32", "float16"]
     with pytest.raises(ValueError, match="dtype int8 is for processors"):
         chosen("int8", weights, True, CUDA)

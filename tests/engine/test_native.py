@@ -233,7 +233,7 @@ def _encode(base: BaseModel, rows: Sequence[tuple[TokenizedRow, NativeAdaptation
 def test_int8_answers_closely(tiny_base: BaseModel, tiny_folder: Path) -> None:
     rough = load_base(str(tiny_folder), "int8", serving=True)
     assert rough.weights.native
-    assert rough.bytes < 0.5 * tiny_base.bytes + tiny_base.weights.embeddings.word.nbytes
+    assert rough.bytes < 0.7 * tiny_base.bytes
     exact, close = (
         np.concatenate(
             [output.ravel() for output in Engine(base).run([Row(random_row(20), task) for task in make_tasks(base)])]
@@ -250,7 +250,7 @@ def test_int8_is_for_serving(tiny_folder: Path) -> None:
 
 def test_int8_needs_the_kernels(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "available", lambda precision: False)
-    with pytest.raises(BadBase, match="needs a processor with AVX-512 VNNI, and the kernels built"):
+    with pytest.raises(BadBase, match="needs a processor with AVX2 or AVX-512 VNNI, and the kernels"):
         load_base(str(tiny_folder), "int8", serving=True)
 
 

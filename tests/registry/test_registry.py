@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import disk_usage
 from threading import Barrier, Event, Thread
 
 import numpy as np
@@ -227,7 +228,9 @@ def test_a_task_that_never_was_is_unknown(registry: Registry) -> None:
         registry.file("toy", 1)
 
 
-def test_the_gauges_tell_what_is_in_memory(tiny_base: BaseModel, tmp_path: Path, files: list[bytes]) -> None:
+def test_the_gauges_tell_what_is_in_memory_and_what_is_served(
+    tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
+) -> None:
     metrics = Metrics()
     registry = open_registry(tiny_base, tmp_path, metrics, spare=1)
 
@@ -243,9 +246,9 @@ def test_the_gauges_tell_what_is_in_memory(tiny_base: BaseModel, tmp_path: Path,
     registry.upload("toy", files[2])
     assert gauges() == (1, each)
     registry.resident("toy", 1)
-    assert gauges() == (2, 2 * each)
+    assert gauges() == (2, each)
     registry.resident("toy", 2)
-    assert gauges() == (2, 2 * each)
+    assert gauges() == (2, each)
     registry.activate("toy", 2)
     assert gauges() == (1, each)
     registry.upload("spam", files[0])
@@ -256,6 +259,33 @@ def test_the_gauges_tell_what_is_in_memory(tiny_base: BaseModel, tmp_path: Path,
     with trouble(8, FULL):  # a file stays behind
         registry.retire("toy")
     assert gauges() == (1, each)
+
+
+def test_loads_failed_loads_evictions_and_refused_files_are_counted(
+    tiny_base: BaseModel, tmp_path: Path, files: list[bytes]
+) -> None:
+    metrics = Metrics()
+    bank = Bank(active=1, others=1, evicted=metrics.evictions.inc)
+    registry = Registry(tiny_base, FolderStore(tmp_path), bank, metrics, Engine(tiny_base).run)
+
+    def counts() -> tuple[float | None, ...]:
+        names = "load_seconds_count", "load_failures_total", "evictions_total"
+        return tuple(metrics.registry.get_sample_value(f"rootstock_adapter_{name}") for name in names)
+
+    registry.upload("toy", files[0])
+    registry.upload("spam", files[1])  # makes the one before go
+    assert counts() == (0, 0, 1)
+    registry.resident("toy")
+    assert counts() == (1, 0, 2)
+    (tmp_path / "spam-1.safetensors").write_bytes(files[1][:-1])
+    with pytest.raises(BadAdapter):
+        registry.resident("spam")
+    assert counts() == (2, 1, 2)
+    assert metrics.registry.get_sample_value("rootstock_refused_adapters") == 1
+    assert metrics.registry.get_sample_value("rootstock_tasks") == 1
+    assert metrics.registry.get_sample_value("rootstock_store_free_bytes") == pytest.approx(
+        disk_usage(tmp_path).free, rel=0.1
+    )
 
 
 def test_uploads_at_once_get_numbers_of_their_own(registry: Registry, reopen: Reopen, files: list[bytes]) -> None:

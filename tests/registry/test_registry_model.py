@@ -26,6 +26,7 @@ from service.errors import (
     Conflict,
     RootstockError,
     StoreUnreachable,
+    UnknownCandidate,
     UnknownTask,
     UnknownVersion,
 )
@@ -33,6 +34,7 @@ from service.registry.folder import FolderStore
 from service.registry.log import Log
 from service.registry.objects import CLIENT
 from service.registry.registry import Registry
+from service.registry.release import Candidate
 from service.registry.store import Store
 from service.tasks import Floats
 from tests.adapters.forge import put_together, take_apart, with_manifest
@@ -115,7 +117,7 @@ class Objects:
 
 
 class Change(NamedTuple):
-    verb: Literal["upload", "keep", "activate", "delete", "retire"]
+    verb: Literal["upload", "keep", "activate", "delete", "retire", "nominate", "promote", "abandon"]
     task: str
     number: int  # of the file, or of the version
 
@@ -134,12 +136,16 @@ class Known:
     versions: dict[int, str] = field(default_factory=dict)  # number → digest
     active: int | None = None
     last: int = 0
+    candidate: int | None = None
+
+    def activated(self, number: int) -> "Known":
+        return replace(self, active=number, candidate=None if self.candidate == number else self.candidate)
 
 
 CHANGES = st.one_of(
     st.builds(Change, st.sampled_from(["upload", "keep"]), st.sampled_from(TASKS), st.integers(0, 4)),
-    st.builds(Change, st.sampled_from(["activate", "delete"]), st.sampled_from(TASKS), st.integers(1, 6)),
-    st.builds(Change, st.just("retire"), st.sampled_from(TASKS), st.just(0)),
+    st.builds(Change, st.sampled_from(["activate", "delete", "nominate"]), st.sampled_from(TASKS), st.integers(1, 6)),
+    st.builds(Change, st.sampled_from(["retire", "promote", "abandon"]), st.sampled_from(TASKS), st.just(0)),
 )
 STEPS = st.integers(0, 1000)  # of a place's, in turn
 BY = st.integers(0, REPLICAS - 1)
@@ -264,6 +270,9 @@ class RegistryMachine(RuleBasedStateMachine):
             "activate": lambda: registry.activate(task, number, by="us"),
             "delete": lambda: registry.delete(task, number, by="us"),
             "retire": lambda: registry.retire(task, by="us"),
+            "nominate": lambda: registry.nominate(task, Candidate(version=number, mode="share", share=0.5), "us"),
+            "promote": lambda: registry.promote(task, by="us"),
+            "abandon": lambda: registry.abandon(task, by="us"),
         }
         acts[verb]()
 
@@ -276,17 +285,26 @@ class RegistryMachine(RuleBasedStateMachine):
             there = [version for version, content in known.versions.items() if content == sent]
             if not there:
                 there = [known.last + 1]
-                known = Known({**known.versions, there[0]: sent}, known.active, there[0])
-            return replace(known, active=there[0]) if verb == "upload" else known
+                known = replace(known, versions={**known.versions, there[0]: sent}, last=there[0])
+            return known.activated(there[0]) if verb == "upload" else known
         if known is None:
             return UnknownTask
         if verb == "retire":
             return Known(last=known.last)
+        if verb in ("promote", "abandon"):
+            if known.candidate is None:
+                return UnknownCandidate
+            return known.activated(known.candidate) if verb == "promote" else replace(known, candidate=None)
         if number not in known.versions:
             return UnknownVersion
         if verb == "activate":
-            return replace(known, active=number)
-        if number == known.active:
+            return known.activated(number)
+        if verb == "nominate":
+            if known.active is None:
+                return UnknownTask
+            taken = number == known.active or known.candidate not in (None, number)
+            return Conflict if taken else replace(known, candidate=number)
+        if number in (known.active, known.candidate):
             return Conflict
         return replace(known, versions={kept: data for kept, data in known.versions.items() if kept != number})
 
@@ -303,7 +321,12 @@ class RegistryMachine(RuleBasedStateMachine):
         ]
         added = after.versions.keys() - before.versions.keys()
         if added or (after.active != before.active and after.active is not None):
-            found.append(("upload" if added else "activate", *(added or [after.active]), before.active, after.active))
+            did = "upload" if added else "promote" if change.verb == "promote" else "activate"
+            found.append((did, *(added or [after.active]), before.active, after.active))
+        elif change.verb == "nominate" and after.candidate != before.candidate:
+            found.append(("nominate", after.candidate, after.active, after.active))
+        elif change.verb == "abandon":
+            found.append(("abandon", before.candidate, after.active, after.active))
         return found
 
     def grown(
@@ -323,7 +346,7 @@ class RegistryMachine(RuleBasedStateMachine):
         old = before or Known()
         new = after if isinstance(after, Known) else old
         found = seen(registry, change.task)
-        alone = replace(new, active=old.active) if change.verb == "upload" else new
+        alone = replace(new, active=old.active, candidate=old.candidate) if change.verb == "upload" else new
         assert found in (old, new, alone)
         if before or found != Known():
             self.learn(change.task, found)
@@ -353,6 +376,7 @@ class RegistryMachine(RuleBasedStateMachine):
                     continue
                 if task.log:
                     assert task.log[-1].after == task.active
+                    assert task.log[-1].candidate == task.candidate
                     assert self.logs[task.name][task.earlier : task.earlier + len(task.log)] == task.log
                 if task.active is not None:
                     assert registry.resident(task.name).digest == self.given[task.name, task.active]
@@ -364,7 +388,8 @@ def seen(registry: Registry, name: str) -> Known:
         task = registry.task(name)
     except UnknownTask:
         return Known()
-    return Known({number: version.digest for number, version in task.versions.items()}, task.active, task.last)
+    digests = {number: version.digest for number, version in task.versions.items()}
+    return Known(digests, task.active, task.last, task.candidate.version if task.candidate is not None else None)
 
 
 @pytest.mark.parametrize("place", [Folder, Objects])

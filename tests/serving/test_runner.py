@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from math import inf
 from threading import Barrier, Thread
 from time import monotonic, sleep
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from service.engine.bank import Resident, bare_resident
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.errors import EngineFault, Overloaded, RootstockError, Stopping
+from service.errors import DeadlineExceeded, EngineFault, Overloaded, RootstockError, Stopping
 from service.metrics import Metrics
-from service.serving.jobs import Job
+from service.serving.jobs import Course, Job
+from service.serving.pace import BATCHES, Limits, Pace
 from service.serving.runner import Runner
 from service.serving.scheduler import Scheduler
 from service.tasks import Floats
@@ -35,11 +37,27 @@ class Service:
         self.engine = FakeEngine()
         self.metrics = Metrics()
         self.now = 100.0
-        scheduler = Scheduler[Job](batch_tokens, queue_tokens)
-        self.runner = Runner(self.engine, scheduler, self.metrics, clock=lambda: self.now)
+        self.scheduler = Scheduler[Job]()
+        self.pace = Pace(Limits(batch_tokens, batch_seconds=0.1, queue_tokens=queue_tokens, queue_seconds=2.0))
+        self.runner = Runner(self.engine, self.scheduler, self.pace, self.metrics, clock=lambda: self.now)
 
-    def submit(self, *numbers: int, length: int = 4) -> Answer:
-        return self.runner.submit([numbered(self.resident, number, length) for number in numbers])
+    def submit(
+        self, *numbers: int, length: int = 4, task: str = "mood", deadline: float = inf, spare: bool = False
+    ) -> Answer:
+        rows = [numbered(self.resident, number, length) for number in numbers]
+        return self.runner.submit(rows, task, deadline, spare=spare)
+
+    def teach(self, tokens_a_second: float) -> None:
+        """As if batches had run at this rate."""
+        for _ in range(BATCHES):
+            self.pace.ran(self.pace.batch_tokens, self.pace.batch_tokens / tokens_a_second)
+
+    def run(self, number: int, seconds: float) -> None:
+        """A batch of one row, that takes so long by the runner's clock."""
+        held = self.hold(number)
+        self.now += seconds
+        self.engine.open.set()
+        held.result(TIMEOUT)
 
     def hold(self, *numbers: int) -> Answer:
         """Submits rows and keeps the engine busy with them until `engine.open` is set."""
@@ -52,8 +70,8 @@ class Service:
         self.engine.open.set()
         self.runner.stop(TIMEOUT)
 
-    def sample(self, name: str) -> float | None:
-        return self.metrics.registry.get_sample_value(f"rootstock_{name}")
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"rootstock_{name}", labels)
 
 
 @pytest.fixture(scope="module")
@@ -192,12 +210,117 @@ def test_a_request_that_is_cancelled_in_its_batch_harms_nobody(bare: Resident) -
 
 
 def test_a_full_queue_refuses_and_still_answers_what_it_holds(bare: Resident) -> None:
-    service = Service(bare, queue_tokens=8)
+    service = Service(bare, queue_tokens=16)
     held = [service.submit(1), service.submit(2)]
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match="8 tokens are waiting; there is room for 16"):
         service.submit(3)
+    other = service.submit(4, task="colour")
     service.runner.start()
-    assert [numbers(answer) for answer in held] == [[1], [2]]
+    assert [numbers(answer) for answer in (*held, other)] == [[1], [2], [4]]
+    service.close()
+
+
+def test_who_is_refused_hears_how_long_the_work_that_is_too_much_takes(bare: Resident) -> None:
+    service = Service(bare, batch_tokens=40, queue_tokens=400)
+    service.teach(10)  # 20 tokens in 2 seconds, but two batches at least
+    for number in range(10):
+        service.submit(number)
+    assert service.scheduler.queued_tokens == 40
+    with pytest.raises(Overloaded) as refused:
+        service.submit(3)
+    assert refused.value.retry_after == pytest.approx(0.1)
+    with pytest.raises(Overloaded):
+        service.runner.check("mood")
+    service.runner.check("colour")
+
+
+def test_what_nobody_waits_for_is_taken_if_it_fits_into_a_batch_with_what_waits(bare: Resident) -> None:
+    service = Service(bare, batch_tokens=40)
+    large = [numbered(bare, number) for number in range(20)]
+    small = large[:2]
+    idle = service.runner.submit(large, "mood", spare=True)
+    with pytest.raises(Overloaded, match="80 tokens are waiting, and nobody waits for 8 more"):
+        service.runner.submit(small, "mood", spare=True)
+    assert idle.cancel()
+    service.submit(1)
+    service.runner.submit(small, "mood", spare=True)
+    assert service.scheduler.queued_tokens == 4
+
+
+def test_spare_work_goes_along_with_a_request_and_alone_where_none_comes_for_as_long_as_a_batch_takes(
+    service: Service,
+) -> None:
+    service.run(1, seconds=1000)
+    spare = service.submit(2, spare=True)
+    assert numbers(service.submit(3)) == [3]
+    assert numbers(spare) == [2]
+    service.run(4, seconds=0.01)
+    assert numbers(service.submit(5, spare=True)) == [5]
+    assert service.engine.batches == [[1], [3, 2], [4], [5]]
+
+
+def test_a_stop_answers_spare_work_at_once(service: Service) -> None:
+    service.run(1, seconds=1000)
+    spare = service.submit(2, spare=True)
+    service.runner.stop(TIMEOUT)
+    assert numbers(spare) == [2]
+
+
+def test_what_is_cancelled_while_it_waits_frees_its_place_at_once(bare: Resident) -> None:
+    service = Service(bare, queue_tokens=16)
+    held = [service.submit(1), service.submit(2)]
+    assert service.sample("queued_tokens") == 8
+    assert held[0].cancel()
+    assert service.sample("queued_tokens") == 4
+    held.append(service.submit(3))
+    service.runner.start()
+    assert [numbers(answer) for answer in held[1:]] == [[2], [3]]
+    service.close()
+
+
+def test_what_is_too_late_is_not_run(service: Service) -> None:
+    first = service.hold(1)
+    late, later = service.submit(2, deadline=101.0), service.submit(3, deadline=102.0)
+    service.now = 101.5
+    service.engine.open.set()
+    assert [numbers(first), numbers(later)] == [[1], [3]]
+    with pytest.raises(DeadlineExceeded):
+        late.result(TIMEOUT)
+    assert service.engine.batches == [[1], [3]]
+
+
+def test_the_rest_of_a_job_is_not_run_when_its_time_is_over(narrow: Service) -> None:
+    first = narrow.hold(0)
+    long = narrow.submit(1, 2, 3, deadline=101.0)
+    narrow.now = 101.0
+    narrow.engine.open.set()
+    assert isinstance(fault(long), DeadlineExceeded)
+    assert [numbers(first), numbers(narrow.submit(4))] == [[0], [4]]
+    assert narrow.engine.batches == [[0], [4]]
+
+
+def test_what_cannot_be_answered_in_time_is_refused_at_once(bare: Resident) -> None:
+    service = Service(bare, batch_tokens=40)
+    service.teach(40)
+    with pytest.raises(DeadlineExceeded, match="its time was over before it could wait"):
+        service.submit(1, deadline=100.0)
+    with pytest.raises(DeadlineExceeded, match=r"40 tokens take about 1.00 s, and 0.50 s are left"):
+        service.submit(*range(10), deadline=100.5)
+    service.submit(*range(10), deadline=101.5)
+    with pytest.raises(Overloaded, match=r"its turn comes in about 1.00 s, and 0.50 s are left") as refused:
+        service.submit(1, deadline=100.5)
+    assert refused.value.retry_after == pytest.approx(1.0)
+    service.submit(1, task="colour", deadline=100.5)  # has its share from now on
+
+
+def test_a_rush_of_one_task_delays_the_others_by_a_batch_and_no_more(bare: Resident) -> None:
+    service = Service(bare, batch_tokens=40)
+    hot = [service.submit(*range(100), task="hot") for _ in range(5)]
+    calm = [service.submit(1000 + number, task=f"calm-{number}") for number in range(3)]
+    service.runner.start()
+    assert [numbers(answer) for answer in calm] == [[1000], [1001], [1002]]
+    assert {1000, 1001, 1002} <= set(service.engine.batches[0])
+    assert [len(numbers(answer)) for answer in hot] == [100] * 5
     service.close()
 
 
@@ -259,29 +382,48 @@ def test_busy_seconds_tell_idle_busy_and_dead(bare: Resident) -> None:
 def test_the_metrics_count_rows_tokens_tasks_and_seconds(service: Service, tiny_base: BaseModel) -> None:
     other = make_resident(tiny_base)
     first = service.hold(1)
+    service.now += 1
+    course = Course()
     second = service.runner.submit(
-        [numbered(service.resident, 2, length=5), numbered(other, 3, length=6), numbered(other, 4, length=7)]
+        [numbered(service.resident, 2, length=5), numbered(other, 3, length=6), numbered(other, 4, length=7)],
+        "+",
+        course=course,
     )
-    assert service.sample("queued_tokens") == 18
+    assert (service.sample("queued_tokens"), service.sample("queued_jobs")) == (18, 1)
+    assert (service.sample("batch_running_seconds"), service.sample("engine_up")) == (1, 1)
     service.now += 2
     service.engine.open.set()
     assert [numbers(first), numbers(second)] == [[1], [2, 3, 4]]
-    assert service.sample("queued_tokens") == 0
+    assert (service.sample("queued_tokens"), service.sample("queued_jobs")) == (0, 0)
     assert service.sample("tokens_total") == 22
+    assert service.sample("rows_total", kind="embedding", method="head") == 2
+    assert service.sample("rows_total", kind="classification", method="houlsby") == 2
     assert (service.sample("batch_tokens_count"), service.sample("batch_tokens_sum")) == (2, 22)
     assert (service.sample("batch_rows_count"), service.sample("batch_rows_sum")) == (2, 4)
     assert (service.sample("batch_tasks_count"), service.sample("batch_tasks_sum")) == (2, 3)
-    assert (service.sample("batch_seconds_count"), service.sample("batch_seconds_sum")) == (2, 2)
-    assert (service.sample("queue_seconds_count"), service.sample("queue_seconds_sum")) == (2, 2)
+    assert (service.sample("batch_seconds_count"), service.sample("batch_seconds_sum")) == (2, 3)
+    assert (course.queue_seconds, course.engine_seconds) == (2, 0)
+    assert [(batch.rows, batch.tokens, batch.adapters) for batch in course.batches] == [(3, 18, 2)]
     assert service.sample("engine_faults_total") == 0
 
 
-def test_the_metrics_count_a_jobs_wait_once_and_its_fault(narrow: Service) -> None:
+def test_a_job_of_several_batches_knows_each_and_waits_for_the_first(narrow: Service) -> None:
+    narrow.hold(9)
+    course = Course()
+    answer = narrow.runner.submit([numbered(narrow.resident, number) for number in (1, 2, 3)], "mood", course=course)
+    narrow.now += 5
+    narrow.engine.open.set()
+    assert numbers(answer) == [1, 2, 3]
+    assert len(course.batches) == len(narrow.engine.batches) - 1 > 1
+    assert (course.admitted, course.queue_seconds, course.engine_seconds) == (100, 5, 0)
+
+
+def test_a_batch_that_fails_is_counted_as_a_fault_alone(narrow: Service) -> None:
     narrow.engine.faults[1] = RuntimeError()
     assert isinstance(fault(narrow.submit(1, 2, 3)), EngineFault)
     assert numbers(narrow.submit(4)) == [4]
     assert narrow.sample("engine_faults_total") == 1
-    assert narrow.sample("queue_seconds_count") == 2
+    assert narrow.sample("batch_rows_sum") == narrow.sample("batch_seconds_count") == 2
 
 
 def test_nothing_that_stopped_is_counted_as_waiting(service: Service) -> None:
@@ -295,7 +437,7 @@ def test_nothing_that_stopped_is_counted_as_waiting(service: Service) -> None:
 def test_an_idle_runner_keeps_no_adapter_in_memory(service: Service, tiny_base: BaseModel) -> None:
     resident = make_resident(tiny_base)
     gone = weakref.ref(resident)
-    assert numbers(service.runner.submit([numbered(resident, 1)])) == [1]
+    assert numbers(service.runner.submit([numbered(resident, 1)], "mood")) == [1]
     until(lambda: service.runner.busy_seconds() == 0)
     del resident
     gc.collect()
@@ -312,8 +454,8 @@ def test_mixed_requests_get_what_they_would_get_alone(tiny_base: BaseModel) -> N
     requests = [
         [Row(random_row(5 + seed, seed), resident) for seed in range(6)] for resident in residents for _ in range(2)
     ]
-    runner = Runner(engine, Scheduler[Job](64, 10**6), Metrics())
-    answers = [runner.submit(rows) for rows in requests]
+    runner = Runner(engine, Scheduler[Job](), Pace(Limits(64)), Metrics())
+    answers = [runner.submit(rows, str(number % 4)) for number, rows in enumerate(requests)]
     runner.start()
     for rows, answer in zip(requests, answers, strict=True):
         for row, output in zip(rows, answer.result(TIMEOUT), strict=True):
@@ -325,7 +467,8 @@ ACTIONS = st.one_of(
     st.tuples(st.just("submit"), st.integers(1, 6)),
     st.tuples(st.just("cancel"), st.integers(0, 30)),
     st.tuples(st.sampled_from(["hold", "release"]), st.just(0)),
-    st.tuples(st.sampled_from(["fault", "fault", "die", "stop"]), st.integers(0, 3)),
+    st.tuples(st.just("pass"), st.integers(1, 3)),
+    st.tuples(st.sampled_from(["fault", "memory", "die", "stop"]), st.integers(0, 3)),
 )
 
 
@@ -339,8 +482,8 @@ def test_every_job_ends(bare: Resident, actions: Sequence[tuple[str, int]]) -> N
         if action == "submit":
             rows = list(range(100 * place, 100 * place + number))
             try:
-                admitted[service.submit(*rows)] = rows
-            except Overloaded:
+                admitted[service.submit(*rows, task="abc"[place % 3], deadline=service.now + number)] = rows
+            except (Overloaded, EngineFault):
                 continue
         elif action == "cancel" and number < len(admitted):
             list(admitted)[number].cancel()
@@ -348,8 +491,12 @@ def test_every_job_ends(bare: Resident, actions: Sequence[tuple[str, int]]) -> N
             service.engine.open.clear()
         elif action == "release":
             service.engine.open.set()
+        elif action == "pass":
+            service.now += number
         elif action == "fault":
             service.engine.faults[len(service.engine.batches) + number] = RuntimeError()
+        elif action == "memory":
+            service.engine.faults[len(service.engine.batches) + number] = MemoryError()
         elif action == "die":
             service.engine.faults[len(service.engine.batches) + number] = SystemExit()
         elif action == "stop":
@@ -359,3 +506,4 @@ def test_every_job_ends(bare: Resident, actions: Sequence[tuple[str, int]]) -> N
         assert answer.done()
         if not answer.cancelled():
             assert isinstance(fault(answer), RootstockError) or numbers(answer) == rows
+    assert (len(service.scheduler), service.scheduler.queued_tokens) == (0, 0)

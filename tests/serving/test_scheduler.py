@@ -1,83 +1,180 @@
-"""The scheduler: every row once, in order, within the budget, and nobody waits for the whole of a long job."""
+"""The scheduler: every row once, within the budget; tasks have their shares, and no long job holds the others up."""
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.errors import Overloaded
 from service.serving.scheduler import Pick, Scheduler
 
 
 class FakeJob:
-    def __init__(self, *sizes: int, apart: bool = False) -> None:
+    def __init__(self, *sizes: int, task: str = "mood", deadline: float = inf, apart: bool = False) -> None:
         self.sizes = sizes
+        self.task = task
+        self.deadline = deadline
         self.apart = apart
-        self.given_up = False
 
-    def ended(self) -> bool:
-        return self.given_up
+    @property
+    def tokens(self) -> int:
+        return sum(self.sizes)
 
 
 Batch = list[Pick[FakeJob]]
 
+PLENTY = 10**9
 BUDGETS = st.integers(1, 50)
+TASKS = st.sampled_from("abcd")
+WEIGHTS = st.fixed_dictionaries({task: st.sampled_from([0.25, 0.5, 1, 2, 3.7]) for task in "abcd"})
 # Rows of a few to a turn, and rows larger than a batch.
 ROWS = st.one_of(*(st.lists(st.integers(1, size), min_size=1, max_size=12) for size in (3, 8, 60)))
-JOBS = st.lists(ROWS, min_size=1, max_size=8)
+JOBS = st.lists(st.builds(lambda rows, task: FakeJob(*rows, task=task), ROWS, TASKS), min_size=1, max_size=12)
+OF_ONE_TASK = st.lists(st.builds(lambda rows: FakeJob(*rows), ROWS), min_size=1, max_size=8)
 
 
-def queue(jobs: Sequence[FakeJob], batch_tokens: int) -> Scheduler[FakeJob]:
-    scheduler = Scheduler[FakeJob](batch_tokens, queue_tokens=10**9)
+def queue(jobs: Sequence[FakeJob], weights: dict[str, float] | None = None) -> Scheduler[FakeJob]:
+    scheduler = Scheduler[FakeJob](weights)
     for job in jobs:
-        scheduler.admit(job)
+        scheduler.admit(job, PLENTY)
     return scheduler
 
 
-def run_out(scheduler: Scheduler[FakeJob]) -> list[Batch]:
+def run_out(scheduler: Scheduler[FakeJob], budget: int) -> list[Batch]:
     batches = []
-    while batch := scheduler.next_batch():
+    while batch := scheduler.next_batch(budget):
         batches.append(batch)
     return batches
 
 
-def tokens(batch: Batch) -> int:
-    return sum(pick.job.sizes[pick.row] for pick in batch)
+def taken(picks: Sequence[Pick[FakeJob]]) -> int:
+    """Their tokens."""
+    return sum(pick.job.sizes[pick.row] for pick in picks)
 
 
-@given(JOBS, BUDGETS)
-def test_every_row_is_picked_once_and_in_its_jobs_order(sizes: list[list[int]], budget: int) -> None:
-    jobs = [FakeJob(*rows) for rows in sizes]
-    picks = [pick for batch in run_out(queue(jobs, budget)) for pick in batch]
+def admits(scheduler: Scheduler[FakeJob], job: FakeJob, limit: int) -> bool:
+    if scheduler.missing(job.task, job.tokens, limit):
+        return False
+    scheduler.admit(job, limit)
+    return True
+
+
+@given(JOBS, WEIGHTS, BUDGETS)
+def test_every_row_is_picked_once_and_in_its_jobs_order(
+    jobs: list[FakeJob], weights: dict[str, float], budget: int
+) -> None:
+    picks = [*chain(*run_out(queue(jobs, weights), budget))]
     for job in jobs:
         assert [pick.row for pick in picks if pick.job is job] == list(range(len(job.sizes)))
-    assert len(picks) == sum(map(len, sizes))
+    assert len(picks) == sum(len(job.sizes) for job in jobs)
 
 
-@given(JOBS, BUDGETS)
-def test_a_batch_stays_within_its_tokens_or_holds_a_single_larger_row(sizes: list[list[int]], budget: int) -> None:
-    for batch in run_out(queue([FakeJob(*rows) for rows in sizes], budget)):
-        assert tokens(batch) <= budget or len(batch) == 1
+@given(JOBS, WEIGHTS, BUDGETS)
+def test_a_batch_stays_within_its_tokens_or_holds_a_single_larger_row(
+    jobs: list[FakeJob], weights: dict[str, float], budget: int
+) -> None:
+    for batch in run_out(queue(jobs, weights), budget):
+        assert taken(batch) <= budget or len(batch) == 1
 
 
-@given(JOBS, BUDGETS)
-def test_a_batch_is_left_open_only_for_a_row_that_does_not_fit(sizes: list[list[int]], budget: int) -> None:
-    scheduler = queue([FakeJob(*rows) for rows in sizes], budget)
-    batches = run_out(scheduler)
-    for batch, following in pairwise(batches):
-        first = following[0]
-        assert tokens(batch) + first.job.sizes[first.row] > budget
+@given(JOBS, WEIGHTS, BUDGETS)
+def test_a_batch_is_left_open_only_for_a_row_that_does_not_fit(
+    jobs: list[FakeJob], weights: dict[str, float], budget: int
+) -> None:
+    for batch, following in pairwise(run_out(queue(jobs, weights), budget)):
+        assert taken(batch) + taken(following[:1]) > budget
 
 
-@given(JOBS, BUDGETS)
-def test_a_job_waits_for_at_most_one_batch_for_each_job_ahead(sizes: list[list[int]], budget: int) -> None:
-    jobs = [FakeJob(*rows) for rows in sizes]
-    batches = run_out(queue(jobs, budget))
+@given(JOBS, WEIGHTS, BUDGETS)
+def test_jobs_of_one_task_begin_in_the_order_they_came(
+    jobs: list[FakeJob], weights: dict[str, float], budget: int
+) -> None:
+    begun = [pick.job for pick in chain(*run_out(queue(jobs, weights), budget)) if pick.row == 0]
+    for task in "abcd":
+        assert [job for job in begun if job.task == task] == [job for job in jobs if job.task == task]
+
+
+@given(OF_ONE_TASK, BUDGETS)
+def test_a_job_waits_for_at_most_one_batch_for_each_job_of_its_task_ahead(jobs: list[FakeJob], budget: int) -> None:
+    batches = run_out(queue(jobs), budget)
     for ahead, job in enumerate(jobs):
         assert any(pick.job is job for batch in batches[: ahead + 1] for pick in batch)
+
+
+@given(JOBS, WEIGHTS, BUDGETS, st.integers(0, 6))
+def test_who_comes_to_an_empty_line_waits_for_at_most_one_turn_of_each_other_task(
+    jobs: list[FakeJob], weights: dict[str, float], budget: int, before: int
+) -> None:
+    scheduler = queue(jobs, weights)
+    for _ in range(before):
+        scheduler.next_batch(budget)
+    new = FakeJob(1, task="new")
+    scheduler.admit(new, PLENTY)
+    ahead: Counter[str] = Counter()
+    for pick in chain(*run_out(scheduler, budget)):
+        if pick.job is new:
+            break
+        ahead[pick.job.task] += pick.job.sizes[pick.row]
+    longest = max(chain(*(job.sizes for job in jobs)))
+    assert all(tokens <= max(budget // 4, longest) for tokens in ahead.values())
+
+
+@given(st.data(), WEIGHTS, st.integers(4, 50), st.integers(1, 40))
+def test_busy_tasks_share_by_weight_whatever_each_has_waiting(
+    data: st.DataObject, weights: dict[str, float], budget: int, batches: int
+) -> None:
+    jobs: dict[str, list[FakeJob]] = {}
+    for task in weights:
+        rows = data.draw(st.integers(1, 30))  # of a job
+        size = st.integers(1, data.draw(st.integers(1, budget)))
+        few = data.draw(st.lists(size, min_size=7, max_size=7))
+        jobs[task] = [FakeJob(*(few * 5)[:rows], task=task) for _ in range(budget * batches // rows + 1)]
+    scheduler = queue([*chain(*jobs.values())], weights)
+    served = dict.fromkeys(weights, 0)
+    for _ in range(batches):
+        for pick in scheduler.next_batch(budget):
+            served[pick.job.task] += pick.job.sizes[pick.row]
+    # Theorem 1 of Goyal, Vin and Cheng: no two are further apart than a turn of each.
+    turn = {task: max(budget // 4, *chain(*(job.sizes for job in ones))) / weights[task] for task, ones in jobs.items()}
+    share = {task: tokens / weights[task] for task, tokens in served.items()}
+    for one in weights:
+        for other in weights:
+            assert share[one] - share[other] <= turn[one] + turn[other] + 1e-6
+
+
+def test_a_task_that_asks_for_ten_times_its_share_gets_what_the_others_leave() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="hot") for _ in range(10)])
+    for _ in range(50):
+        quiet = [FakeJob(5, task=f"quiet-{number}") for number in range(4)]
+        for job in quiet:
+            scheduler.admit(job, PLENTY)
+        batch = scheduler.next_batch(100)
+        assert set(quiet) <= {pick.job for pick in batch}
+        assert sum(pick.job.task == "hot" for pick in batch) == 16
+
+
+def test_what_a_task_did_not_use_it_cannot_save_up() -> None:
+    scheduler = queue([FakeJob(*[1] * 1000, task="busy"), FakeJob(1, task="rare")])
+    for _ in range(20):
+        scheduler.next_batch(20)
+    scheduler.admit(FakeJob(*[1] * 1000, task="rare"), PLENTY)
+    for _ in range(10):
+        assert Counter(pick.job.task for pick in scheduler.next_batch(20)) == {"busy": 10, "rare": 10}
+
+
+def test_a_task_that_comes_and_goes_gets_no_more_than_one_that_stays() -> None:
+    scheduler = queue([FakeJob(*[1] * 10_000, task="stays")])
+    served: Counter[str] = Counter()
+    for _ in range(200):
+        coming = FakeJob(*[1] * 20, task="comes and goes")
+        scheduler.admit(coming, PLENTY)
+        served.update(pick.job.task for pick in scheduler.next_batch(20))
+        scheduler.withdraw(coming)
+    assert served["comes and goes"] <= served["stays"] + 5
 
 
 @given(st.data(), st.integers(2, 100), st.integers(0, 5))
@@ -86,72 +183,112 @@ def test_a_job_of_one_row_goes_into_the_next_batch_after_a_huge_job(
 ) -> None:
     size = st.integers(1, budget // 2)
     huge = FakeJob(*data.draw(st.lists(size, min_size=200, max_size=200)))
-    scheduler = queue([huge], budget)
+    scheduler = queue([huge])
     for _ in range(before):
-        scheduler.next_batch()
+        scheduler.next_batch(budget)
     small = FakeJob(data.draw(size))
-    scheduler.admit(small)
-    assert small in {pick.job for pick in scheduler.next_batch()}
+    scheduler.admit(small, PLENTY)
+    assert small in {pick.job for pick in scheduler.next_batch(budget)}
 
 
-def test_huge_jobs_share_every_batch() -> None:
-    jobs = [FakeJob(*[10] * 100) for _ in range(3)]
-    scheduler = queue(jobs, batch_tokens=100)
+@pytest.mark.parametrize("tasks", ["aaa", "abc"])
+def test_huge_jobs_share_every_batch(tasks: str) -> None:
+    jobs = [FakeJob(*[10] * 100, task=task) for task in tasks]
+    scheduler = queue(jobs)
     for _ in range(20):
-        assert {pick.job for pick in scheduler.next_batch()} == set(jobs)
+        assert {pick.job for pick in scheduler.next_batch(100)} == set(jobs)
 
 
 def test_a_huge_job_alone_fills_the_batch() -> None:
-    scheduler = queue([FakeJob(*[10] * 100)], batch_tokens=100)
-    assert len(scheduler.next_batch()) == 10
+    assert len(queue([FakeJob(*[10] * 100)]).next_batch(100)) == 10
 
 
-def test_short_jobs_share_a_batch_in_the_order_they_came() -> None:
-    jobs = [FakeJob(5), FakeJob(5, 5), FakeJob(5)]
-    assert queue(jobs, batch_tokens=40).next_batch() == [(jobs[0], 0), (jobs[1], 0), (jobs[1], 1), (jobs[2], 0)]
+@pytest.mark.parametrize("tasks", ["aaa", "abc"])
+def test_short_jobs_share_a_batch_in_the_order_they_came(tasks: str) -> None:
+    jobs = [FakeJob(*sizes, task=task) for sizes, task in zip(((5,), (5, 5), (5,)), tasks, strict=True)]
+    assert queue(jobs).next_batch(40) == [(jobs[0], 0), (jobs[1], 0), (jobs[1], 1), (jobs[2], 0)]
 
 
 def test_a_row_larger_than_a_batch_runs_alone() -> None:
     jobs = [FakeJob(3), FakeJob(30), FakeJob(3)]
-    assert run_out(queue(jobs, batch_tokens=10)) == [[(jobs[0], 0)], [(jobs[1], 0)], [(jobs[2], 0)]]
+    assert run_out(queue(jobs), 10) == [[(jobs[0], 0)], [(jobs[1], 0)], [(jobs[2], 0)]]
 
 
-def test_rows_of_an_ended_job_are_dropped_and_their_tokens_leave_the_queue() -> None:
-    ended, other = FakeJob(10, 10, 10), FakeJob(5)
-    scheduler = queue([ended, other], batch_tokens=10)
-    assert scheduler.next_batch() == [(ended, 0)]
-    ended.given_up = True
-    assert run_out(scheduler) == [[(other, 0)]]
+def test_what_is_withdrawn_does_not_run_and_frees_its_place_at_once() -> None:
+    gone, other = FakeJob(10, 10, 10), FakeJob(5)
+    scheduler = queue([gone, other])
+    assert scheduler.next_batch(10) == [(gone, 0)]
+    scheduler.withdraw(gone)
+    assert (scheduler.queued_tokens, len(scheduler)) == (5, 1)
+    assert run_out(scheduler, 10) == [[(other, 0)]]
+    scheduler.withdraw(gone)
+    scheduler.withdraw(other)
     assert (scheduler.queued_tokens, len(scheduler)) == (0, 0)
 
 
-def test_the_queue_is_full_to_the_token() -> None:
-    scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
-    for job in (FakeJob(5), FakeJob(5, 5), FakeJob(5)):
-        scheduler.admit(job)
-    with pytest.raises(Overloaded, match="20 tokens are waiting; 1 more are too many for the queue's 20"):
-        scheduler.admit(FakeJob(1))
-    assert (scheduler.queued_tokens, len(scheduler)) == (20, 3)
+def test_what_is_too_late_is_given_back_and_does_not_run() -> None:
+    late, later, never = FakeJob(1, deadline=10), FakeJob(2, 2, deadline=20), FakeJob(3)
+    scheduler = queue([later, never, late])
+    assert scheduler.expire(9.9) == []
+    assert scheduler.expire(10) == [late]
+    assert scheduler.queued_tokens == 7
+    assert scheduler.next_batch(2) == [(later, 0)]
+    assert scheduler.expire(20) == [later]
+    assert scheduler.expire(1e9) == []
+    assert run_out(scheduler, 10) == [[(never, 0)]]
 
 
-def test_a_job_larger_than_the_queue_is_taken_and_leaves_half_of_it_to_others() -> None:
-    scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
-    scheduler.admit(FakeJob(*[10] * 5))
-    for _ in range(10):
-        scheduler.admit(FakeJob(1))
-    with pytest.raises(Overloaded, match="60 tokens are waiting; 1 more"):
-        scheduler.admit(FakeJob(1))
-    assert sum(map(len, run_out(scheduler))) == 15
+def test_a_task_alone_gets_half_of_the_queue_and_leaves_half_to_who_comes() -> None:
+    scheduler = Scheduler[FakeJob]()
+    assert sum(admits(scheduler, FakeJob(1, task="a"), limit=20) for _ in range(50)) == 10
+    assert sum(admits(scheduler, FakeJob(1, task="b"), limit=20) for _ in range(50)) == 5
+    assert sum(admits(scheduler, FakeJob(1, task="a"), limit=20) for _ in range(50)) == 0
+    assert sum(admits(scheduler, FakeJob(1, task="c"), limit=20) for _ in range(50)) == 3
 
 
-def test_work_that_was_given_up_turns_no_other_away() -> None:
-    scheduler = Scheduler[FakeJob](batch_tokens=10, queue_tokens=20)
-    ended = FakeJob(10)
-    scheduler.admit(FakeJob(10))
-    scheduler.admit(ended)
-    ended.given_up = True
-    scheduler.admit(FakeJob(10))
-    assert scheduler.queued_tokens == 20
+@given(st.integers(1, 8), st.integers(20, 400))
+def test_however_many_tasks_ask_without_end_there_is_room_for_another(tasks: int, limit: int) -> None:
+    scheduler = Scheduler[FakeJob]()
+    for _ in range(limit):
+        for task in range(tasks):
+            admits(scheduler, FakeJob(1, task=str(task)), limit)
+    assert scheduler.queued_tokens >= limit * tasks // (tasks + 1)
+    assert admits(scheduler, FakeJob(1, task="another"), limit)
+
+
+def test_a_heavier_task_may_hold_more() -> None:
+    scheduler = Scheduler[FakeJob]({"heavy": 3})
+    assert sum(admits(scheduler, FakeJob(1, task="heavy"), limit=40) for _ in range(50)) == 30
+    assert sum(admits(scheduler, FakeJob(1, task="light"), limit=40) for _ in range(50)) == 5
+
+
+def test_a_job_larger_than_the_queue_is_taken_and_leaves_room_to_others() -> None:
+    scheduler = Scheduler[FakeJob]()
+    assert admits(scheduler, FakeJob(*[10] * 10, task="a"), limit=20)
+    assert admits(scheduler, FakeJob(*[10] * 10, task="b"), limit=20)
+    assert admits(scheduler, FakeJob(1, task="c"), limit=20)
+    assert scheduler.queued_tokens == 201
+
+
+@given(st.lists(st.integers(1, 500), max_size=20), TASKS, st.integers(1, 500), st.integers(1, 200), BUDGETS)
+def test_when_what_was_missing_has_left_a_refused_job_is_taken(
+    others: list[int], task: str, tokens: int, limit: int, budget: int
+) -> None:
+    scheduler = Scheduler[FakeJob]({"a": 0.5, "b": 2})
+    for number, other in enumerate(others):
+        admits(scheduler, FakeJob(*[1] * other, task="abcd"[number % 4]), limit)
+    before = scheduler.queued_tokens
+    missing = scheduler.missing(task, tokens, limit)
+    while before - scheduler.queued_tokens < missing:
+        assert scheduler.next_batch(budget)
+    assert scheduler.missing(task, tokens, limit) == 0
+
+
+def test_what_is_ahead_of_a_task_is_its_own_and_the_others_share_of_that_time() -> None:
+    scheduler = queue([FakeJob(*[1] * 100, task="hot"), FakeJob(*[1] * 10, task="calm")])
+    assert scheduler.ahead("new") == 0
+    assert scheduler.ahead("calm") == 20
+    assert scheduler.ahead("hot") == 110
 
 
 @given(st.lists(st.tuples(ROWS, st.booleans()), min_size=1, max_size=8), BUDGETS)
@@ -159,7 +296,7 @@ def test_a_job_apart_shares_no_batch_and_waits_for_nobody_longer(
     given: list[tuple[list[int], bool]], budget: int
 ) -> None:
     jobs = [FakeJob(*rows, apart=apart) for rows, apart in given]
-    batches = run_out(queue(jobs, budget))
+    batches = run_out(queue(jobs), budget)
     for batch in batches:
         assert len({pick.job for pick in batch}) == 1 or not any(pick.job.apart for pick in batch)
     firsts = [pick.job for batch in batches for pick in batch if pick.row == 0]
@@ -167,67 +304,72 @@ def test_a_job_apart_shares_no_batch_and_waits_for_nobody_longer(
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Any order of admissions, batches, endings and drains, beside a list of what should be waiting."""
+    """Any order of admissions, batches, withdrawals and expiries, beside a list of what should be waiting."""
 
     LIMIT = 150
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler[FakeJob](batch_tokens=40, queue_tokens=self.LIMIT)
+        self.scheduler = Scheduler[FakeJob]({"a": 2, "b": 0.5})
         self.left: dict[FakeJob, list[int]] = {}  # the numbers of the rows that have not run
+        self.now = 0
 
-    def waiting(self, ended: bool) -> int:
-        """Tokens of the jobs that have, or have not, ended."""
-        return sum(job.sizes[row] for job, rows in self.left.items() for row in rows if job.given_up is ended)
+    def waiting(self) -> int:
+        """Tokens."""
+        return sum(job.sizes[row] for job, rows in self.left.items() for row in rows)
 
-    @rule(sizes=ROWS, apart=st.booleans())
-    def admit(self, sizes: list[int], apart: bool) -> None:
-        job = FakeJob(*sizes, apart=apart)
-        others = [sum(other.sizes[row] for row in self.left[other]) for other in self.live()]
-        if others and sum(min(tokens, self.LIMIT // 2) for tokens in (*others, sum(sizes))) > self.LIMIT:
-            with pytest.raises(Overloaded):
-                self.scheduler.admit(job)
-        else:
-            self.scheduler.admit(job)
+    @rule(sizes=ROWS, task=TASKS, seconds=st.integers(1, 20), apart=st.booleans())
+    def admit(self, sizes: list[int], task: str, seconds: int, apart: bool) -> None:
+        job = FakeJob(*sizes, task=task, deadline=self.now + seconds, apart=apart)
+        admitted = admits(self.scheduler, job, self.LIMIT)
+        if admitted:
             self.left[job] = list(range(len(sizes)))
+        assert admitted or self.left
 
-    @rule()
-    def run_a_batch(self) -> None:
-        wanted = self.waiting(ended=False)
-        batch = self.scheduler.next_batch()
-        assert bool(batch) is bool(wanted)
+    @rule(budget=BUDGETS)
+    def run_a_batch(self, budget: int) -> None:
+        batch = self.scheduler.next_batch(budget)
+        assert bool(batch) is bool(self.left)
         for job, row in batch:
-            assert not job.given_up
             assert self.left[job].pop(0) == row
             if not self.left[job]:
                 del self.left[job]
-        if not batch:
-            self.left.clear()
 
     @precondition(lambda self: self.left)
     @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(list(self.left))).given_up = True
+    def withdraw(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(list(self.left)))
+        self.scheduler.withdraw(job)
+        del self.left[job]
+
+    @rule(seconds=st.integers(1, 10))
+    def expire(self, seconds: int) -> None:
+        self.now += seconds
+        late = self.scheduler.expire(self.now)
+        assert set(late) == {job for job in self.left if job.deadline <= self.now}
+        for job in late:
+            del self.left[job]
 
     @rule()
     def drain(self) -> None:
         drained = self.scheduler.drain()
         assert len(drained) == len(set(drained))
-        assert self.live() <= set(drained) <= set(self.left)
+        assert set(drained) == set(self.left)
         self.left.clear()
-        assert self.scheduler.next_batch() == []
-
-    def live(self) -> set[FakeJob]:
-        return {job for job in self.left if not job.given_up}
+        assert self.scheduler.next_batch(10) == []
 
     @invariant()
     def queued_tokens_are_those_that_wait(self) -> None:
-        live = self.waiting(ended=False)
-        assert live <= self.scheduler.queued_tokens <= live + self.waiting(ended=True)
+        assert self.scheduler.queued_tokens == self.waiting()
+        assert len(self.scheduler) == len(self.left)
 
     @invariant()
-    def every_job_with_rows_left_is_counted(self) -> None:
-        assert len(self.live()) <= len(self.scheduler) <= len(self.left)
+    def nothing_is_ahead_of_who_has_nothing_waiting_and_never_more_than_all(self) -> None:
+        for task in "abcd":
+            own = [job for job in self.left if job.task == task]
+            held = sum(job.sizes[row] for job in own for row in self.left[job])
+            assert bool(self.scheduler.ahead(task)) is bool(held)
+            assert held <= self.scheduler.ahead(task) <= self.waiting()
 
 
 TestQueue = QueueMachine.TestCase

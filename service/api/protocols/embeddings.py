@@ -10,11 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
 from service.api.access import check_tasks, needs
-from service.api.answering import Answered, answer, counted, find
-from service.api.body import JSON, body_schema, read_json
+from service.api.account import counted
+from service.api.answering import Answered, refuse_early
+from service.api.body import JSON, read_json
 from service.api.protocols.errors import EmbedError, OpenAIError
+from service.api.routing import SERVED, StickyKey, answer_routed, headers, route
 from service.api.schemas import Parameters
 from service.api.services import Services, ServicesHere
+from service.api.timing import timed, timed_body
 from service.engine.bank import BARE_TASK
 from service.errors import BadInput
 from service.strict import Strict
@@ -71,45 +74,52 @@ class EmbeddingsAnswer(BaseModel):
     usage: EmbeddingsUsage
 
 
-STATUSES = (400, 404, 413, 415, 422, 500, 503)
+STATUSES = (400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 @router.post(
     "/embed",
     response_model=list[list[float]],
-    responses={status: {"model": EmbedError} for status in STATUSES},
-    openapi_extra=body_schema(EmbedRequest),
+    responses={200: {"headers": SERVED}, **{status: {"model": EmbedError} for status in STATUSES}},
+    openapi_extra=timed_body(EmbedRequest),
     summary=f"Vectors of task {BARE_TASK}, as Text Embeddings Inference gives them",
 )
 async def embed(request: Request, services: ServicesHere) -> Response:
-    with counted(services) as tasks:
-        wanted = await read_json(request, EmbedRequest, services.settings)
-        found = await _embedded(request, services, BARE_TASK, tasks, wanted.inputs, wanted.dimensions, wanted.truncate)
-        vectors = _vectors(found) if wanted.normalize else [rows[0] for rows in found.raw]
-        return Response(to_json([_listed(vector) for vector in vectors]), media_type=JSON)
+    with counted(request, services.metrics) as tasks:
+        async with timed(request, services.settings):
+            refuse_early(services, BARE_TASK, tasks)
+            wanted = await read_json(request, EmbedRequest, services.settings)
+            found = await _embedded(
+                request, services, BARE_TASK, tasks, wanted.inputs, wanted.dimensions, wanted.truncate
+            )
+            vectors = _vectors(found) if wanted.normalize else [rows[0] for rows in found.raw]
+            return Response(to_json([_listed(vector) for vector in vectors]), media_type=JSON, headers=headers(found))
 
 
 @router.post(
     "/v1/embeddings",
     response_model=EmbeddingsAnswer,
-    responses={status: {"model": OpenAIError} for status in STATUSES},
-    openapi_extra=body_schema(EmbeddingsRequest),
+    responses={200: {"headers": SERVED}, **{status: {"model": OpenAIError} for status in STATUSES}},
+    openapi_extra=timed_body(EmbeddingsRequest),
     summary="Vectors of a task of kind embedding, as OpenAI gives them",
 )
-async def embeddings(request: Request, services: ServicesHere) -> Response:
-    with counted(services) as tasks:
-        wanted = await read_json(request, EmbeddingsRequest, services.settings)
-        # There is no place in the answer to say that a text was cut.
-        found = await _embedded(request, services, wanted.model, tasks, wanted.input, wanted.dimensions, truncate=False)
-        encode = _base64 if wanted.encoding_format == "base64" else _listed
-        data = [
-            {"object": "embedding", "index": index, "embedding": encode(vector)}
-            for index, vector in enumerate(_vectors(found))
-        ]
-        usage = {"prompt_tokens": found.asked.tokens, "total_tokens": found.asked.tokens}
-        return Response(
-            to_json({"object": "list", "data": data, "model": wanted.model, "usage": usage}), media_type=JSON
-        )
+async def embeddings(request: Request, services: ServicesHere, sticky_key: StickyKey = None) -> Response:
+    with counted(request, services.metrics) as tasks:
+        async with timed(request, services.settings):
+            wanted = await read_json(request, EmbeddingsRequest, services.settings)
+            refuse_early(services, wanted.model, tasks)
+            # There is no place in the answer to say that a text was cut.
+            found = await _embedded(
+                request, services, wanted.model, tasks, wanted.input, wanted.dimensions, False, sticky_key
+            )
+            encode = _base64 if wanted.encoding_format == "base64" else _listed
+            data = [
+                {"object": "embedding", "index": index, "embedding": encode(vector)}
+                for index, vector in enumerate(_vectors(found))
+            ]
+            usage = {"prompt_tokens": found.asked.tokens, "total_tokens": found.asked.tokens}
+            document = {"object": "list", "data": data, "model": wanted.model, "usage": usage}
+            return Response(to_json(document), media_type=JSON, headers=headers(found))
 
 
 async def _embedded(
@@ -120,6 +130,7 @@ async def _embedded(
     texts: Sequence[str],
     dimensions: int | None,
     truncate: bool | None,
+    sticky_key: str | None = None,
 ) -> Answered:
     """What a task of kind embedding answers.
 
@@ -131,14 +142,14 @@ async def _embedded(
         BadInput: the task is of another kind, or its vectors of another length.
     """
     check_tasks(request, [task])
-    resident = await find(services, task)
+    one = await route(services, task, texts, sticky_key)
     tasks.append(task)
-    manifest = resident.manifest
+    manifest = one.resident.manifest
     if manifest.kind != "embedding":
         raise BadInput(f"model: task {task} is of kind {manifest.kind}; vectors come from kind embedding")
     if dimensions not in (None, manifest.base.hidden_size):
         raise BadInput(f"dimensions: the task's vectors have {manifest.base.hidden_size}, not {dimensions}")
-    [found] = await answer(request, services, {task: resident}, texts, Parameters(truncate=bool(truncate)))
+    [found] = await answer_routed(request, services, {task: one}, texts, Parameters(truncate=bool(truncate)))
     return found
 
 

@@ -11,13 +11,16 @@ from pydantic_core import to_json
 from service import __version__
 from service.api import operations
 from service.api.access import needs
-from service.api.answering import Answered, answer, counted, find
-from service.api.body import BYTES, JSON, JSON_LENGTH, body_schema, read_inference
+from service.api.account import counted
+from service.api.answering import Answered, refuse_early
+from service.api.body import BYTES, JSON, JSON_LENGTH, read_inference
 from service.api.protocols.errors import InferenceError
 from service.api.protocols.models import answered, chosen, inputs_from, inputs_of, outputs_of
 from service.api.protocols.tensors import InputTensor, Name, OutputTensor, read_texts
+from service.api.routing import SERVED, StickyKey, answer_routed, headers, route
 from service.api.schemas import Parameters
 from service.api.services import Services, ServicesHere
+from service.api.timing import timed, timed_body
 from service.engine.bank import BARE_TASK
 from service.registry.versions import Version
 from service.strict import Strict
@@ -44,6 +47,11 @@ class WantedOutput(_Request):
 class InferParameters(_Request):
     truncate: bool = Field(default=True, description="cut inputs over the task's length; false: refuse them")
     binary_data_output: bool = Field(default=False, description="answer with bytes where an output does not say")
+    timeout: int | None = Field(default=None, ge=0, description="microseconds; 0: as if it were left out")
+
+    @property
+    def seconds(self) -> float | None:
+        return self.timeout / 1e6 if self.timeout else None
 
 
 class InferRequest(_Request):
@@ -94,14 +102,14 @@ async def server() -> ServerAnswer:
 
 
 @router.get("/health/live", summary="As /healthz")
-async def live(services: ServicesHere) -> Response:
-    status = (await operations.healthz(services)).status_code
+async def live(request: Request, services: ServicesHere) -> Response:
+    status = (await operations.healthz(request, services)).status_code
     return JSONResponse({"live": status == 200}, status)
 
 
 @router.get("/health/ready", summary="As /readyz")
-async def ready(services: ServicesHere) -> Response:
-    status = (await operations.readyz(services)).status_code
+async def ready(request: Request, services: ServicesHere) -> Response:
+    status = (await operations.readyz(request, services)).status_code
     return JSONResponse({"ready": status == 200}, status)
 
 
@@ -128,24 +136,36 @@ async def model(task: str, services: ServicesHere, version: int | None = None) -
 
 INFER: Mapping[str, Any] = {
     "response_model": InferAnswer,
-    "responses": refusals(400, 404, 413, 415, 422, 500, 503),
-    "openapi_extra": body_schema(InferRequest),
+    "responses": {200: {"headers": SERVED}, **refusals(400, 404, 413, 415, 422, 429, 500, 503, 504)},
+    "openapi_extra": timed_body(InferRequest),
     "dependencies": [needs("predict")],
 }
 
 
 @router.post("/models/{task}/infer", **INFER, summary="Answer texts with one task")
 @router.post("/models/{task}/versions/{version}/infer", **INFER, summary="The same by a version")
-async def infer(task: str, request: Request, services: ServicesHere, version: int | None = None) -> Response:
-    with counted(services) as tasks:
-        wanted, binary = await read_inference(request, InferRequest, services.settings)
-        resident = await find(services, task, version)
-        tasks.append(task)
-        outputs = chosen(resident.manifest, [one.name for one in wanted.outputs or ()])
-        inputs = inputs_from(resident.manifest, read_texts(wanted.inputs, binary))
-        parameters = Parameters(truncate=wanted.parameters.truncate)
-        [found] = await answer(request, services, {task: resident}, inputs, parameters)
-        return _response(wanted, found, answered(resident.manifest, outputs, found.predictions))
+async def infer(
+    task: str,
+    request: Request,
+    services: ServicesHere,
+    version: int | None = None,
+    sticky_key: StickyKey = None,
+) -> Response:
+    with counted(request, services.metrics) as tasks:
+        async with timed(request, services.settings) as time:
+            refuse_early(services, task, tasks)
+            wanted, binary = await read_inference(request, InferRequest, services.settings)
+            time.within(wanted.parameters.seconds)
+            manifest = services.registry.version(task, version).manifest
+            assert manifest is not None  # it is served
+            tasks.append(task)
+            # A candidate reads and answers as the active version does.
+            outputs = chosen(manifest, [one.name for one in wanted.outputs or ()])
+            inputs = inputs_from(manifest, read_texts(wanted.inputs, binary))
+            parameters = Parameters(truncate=wanted.parameters.truncate)
+            routes = {task: await route(services, task, inputs, sticky_key, version)}
+            [found] = await answer_routed(request, services, routes, inputs, parameters)
+            return _response(wanted, found, answered(found.asked.resident.manifest, outputs, found.predictions))
 
 
 def _response(wanted: InferRequest, found: Answered, tensors: Sequence[OutputTensor]) -> Response:
@@ -173,8 +193,8 @@ def _response(wanted: InferRequest, found: Answered, tensors: Sequence[OutputTen
         }
     )
     if not rest:
-        return Response(head, media_type=JSON)
-    return Response(b"".join([head, *rest]), media_type=BYTES, headers={JSON_LENGTH: str(len(head))})
+        return Response(head, media_type=JSON, headers=headers(found))
+    return Response(b"".join([head, *rest]), media_type=BYTES, headers={JSON_LENGTH: str(len(head)), **headers(found)})
 
 
 def _versions(services: Services, task: str) -> Sequence[Version]:

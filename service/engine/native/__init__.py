@@ -1,4 +1,4 @@
-"""Our own kernels for processors with AVX-512: packed linear layers, and all adapters of a batch in one call."""
+"""Our own kernels, for AVX2 and AVX-512: packed linear layers, and all adapters of a batch in one call."""
 
 from service.engine.native.adaptation import Mould, NativeAdaptation, packed_adaptation
 from service.engine.native.binding import available, taken_threads

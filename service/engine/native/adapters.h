@@ -62,20 +62,20 @@ template <class Number>
 void bottleneck(const Site& site, const Number* x, long m, long hidden, Number* inner, float* y, Ahead& ahead) {
   using Format = typename FormatOf<Number>::type;
   const long width = site.width;
-  product<Format>(m, x, hidden, site.down, hidden / Format::step, width, 0, width,
+  product<Format>(m, x, hidden, site.down, hidden, width, 0, width,
                   [&](long column) {
-                    const __m512 bias = load(site.down_bias + column);
-                    return [=, &site, &ahead](long row, __m512 sum) {
-                      store(inner + row * width + column, activated(_mm512_add_ps(sum, bias), site.activation));
+                    const Floats bias = load(site.down_bias + column);
+                    return [=, &site, &ahead](long row, Floats sum) {
+                      store(inner + row * width + column, activated(sum + bias, site.activation));
                       ahead.pull();
                     };
                   });
-  product<Format>(m, inner, width, site.up, width / Format::step, hidden, 0, hidden,
+  product<Format>(m, inner, width, site.up, width, hidden, 0, hidden,
                   [&](long column) {
-                    const __m512 bias = load(site.up_bias + column);
-                    return [=, &ahead](long row, __m512 sum) {
+                    const Floats bias = load(site.up_bias + column);
+                    return [=, &ahead](long row, Floats sum) {
                       float* to = y + row * hidden + column;
-                      store(to, _mm512_add_ps(load(to), _mm512_add_ps(sum, bias)));
+                      store(to, load(to) + (sum + bias));
                       ahead.pull();
                     };
                   });
@@ -97,7 +97,7 @@ void close(const Norm& own, float eps, long hidden, const Pieces& pieces, const 
     auto* y = static_cast<float*>(scratch.room(m * (hidden + site.width) * sizeof(float)));
     auto* inner = reinterpret_cast<Number*>(y + m * hidden);
     for (long j = 0; j < m * hidden; j += 16)
-      store(y + j, _mm512_add_ps(load(stream + at + j), load(projected + at + j)));
+      store(y + j, load(stream + at + j) + load(projected + at + j));
     Ahead ahead(next.down, next.down == site.down ? 0 : 2 * next.width * hidden * sizeof(Number));
     if (site.down) bottleneck(site, (site.beside ? entered : projected) + at, m, hidden, inner, y, ahead);
     const Norm norm = site.gain ? Norm{site.gain, site.shift} : own;
@@ -124,19 +124,19 @@ void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, 
     Ahead ahead(next.down, next.down == part.down ? 0 : (k + next.out) * next.rank * sizeof(Number));
     const long m = piece.to - piece.from, rank = part.rank;
     auto* inner = static_cast<Number*>(scratch.room(m * rank * sizeof(Number)));
-    product<Format>(m, x + piece.from * k, k, part.down, k / Format::step, rank, 0, rank,
+    product<Format>(m, x + piece.from * k, k, part.down, k, rank, 0, rank,
                     [&](long column) {
-                      return [=, &ahead](long row, __m512 sum) {
+                      return [=, &ahead](long row, Floats sum) {
                         store(inner + row * rank + column, sum);
                         ahead.pull();
                       };
                     });
-    product<Format>(m, inner, rank, part.up, rank / Format::step, part.out, 0, part.out,
+    product<Format>(m, inner, rank, part.up, rank, part.out, 0, part.out,
                     [&](long column) {
                       Number* changed = y + piece.from * n + part.first + column;
-                      return [=, &ahead](long row, __m512 sum) {
+                      return [=, &ahead](long row, Floats sum) {
                         Number* to = changed + row * n;
-                        store(to, _mm512_add_ps(load(to), sum));
+                        store(to, load(to) + sum);
                         ahead.pull();
                       };
                     });

@@ -24,9 +24,9 @@ template <class Number>
 void pack_keys(const Number* from, long stride, long count, long size, long first_key, long keys, float* packed) {
   for (long key = 0; key < count; key += 16)
     for (long i = 0; i < size; i += 16) {
-      __m512 block[16];
+      Floats block[16];
       for (int r = 0; r < 16; r++)
-        block[r] = key + r < count ? load(from + (key + r) * stride + i, first(size - i)) : _mm512_setzero_ps();
+        block[r] = key + r < count ? load(from + (key + r) * stride + i, first(size - i)) : Floats{};
       transpose(block);
       const long valid = count - key < 16 ? count - key : 16, to = first_key + key;
       for (int r = 0; r < 16 && i + r < size; r++)
@@ -59,17 +59,16 @@ void pack_values(const Number* from, long stride, long count, long size, long fi
 
 // Scores become shares that still want dividing; gives back by what.
 float soften(float* scores, long keys) {
-  __m512 most = _mm512_set1_ps(-INFINITY);
-  for (long i = 0; i < keys; i += 16)
-    most = _mm512_mask_max_ps(most, first(keys - i), most, load(scores + i));
-  const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-  __m512 sum = _mm512_setzero_ps();
+  Floats highest = all(-INFINITY);
+  for (long i = 0; i < keys; i += 16) highest = max(highest, load(scores + i), first(keys - i));
+  const Floats top = all(most(highest));
+  Floats shares{};
   for (long i = 0; i < keys; i += 16) {
-    const __m512 share = _mm512_maskz_mov_ps(first(keys - i), exponential(_mm512_sub_ps(load(scores + i), top)));
+    const Floats share = only(first(keys - i), exponential(load(scores + i) - top));
     store(scores + i, share);
-    sum = _mm512_add_ps(sum, share);
+    shares = shares + share;
   }
-  return _mm512_reduce_add_ps(sum);
+  return sum(shares);
 }
 
 // One head of one row: queries, keys and values from qkv [length, 3·hidden] to out [length, hidden].
@@ -93,32 +92,31 @@ void attend_head(const Distances& distances, long hidden, long size, const Numbe
   pack_values(v, stride, length, size, before, keys, packed_values);
   const bool near = !distances.added || length <= distances.free;
   const float* added = near ? nullptr : distances.added + head * distances.stride + distances.middle;
-  const __m512 scale = _mm512_set1_ps(1.f / std::sqrt(static_cast<float>(size)));
+  const Floats scale = all(1.f / std::sqrt(static_cast<float>(size)));
   float sums[kRows];
   for (long row = 0; row < length; row += kRows) {
     const int rows = static_cast<int>(length - row < kRows ? length - row : kRows);
     for (int r = 0; r < rows; r++)
       for (long i = 0; i < size; i += 16) {
-        const __mmask16 some = first(size - i);
-        store(queries + r * size + i, _mm512_mul_ps(load(q + (row + r) * stride + i, some), scale), some);
+        const Mask some = first(size - i);
+        store(queries + r * size + i, load(q + (row + r) * stride + i, some) * scale, some);
       }
     product<Float32>(rows, queries, size, reinterpret_cast<const char*>(packed_keys), size, keys, 0, keys,
-                     [&](long key) { return [=](long r, __m512 sum) { store(scores + r * wide + key, sum); }; });
+                     [&](long key) { return [=](long r, Floats sum) { store(scores + r * wide + key, sum); }; });
     for (int r = 0; r < rows; r++) {
       if (added)
         for (long i = 0; i < length; i += 16) {
           float* score = scores + r * wide + before + i;
-          const __mmask16 some = first(length - i);
-          store(score, _mm512_add_ps(load(score, some), load(added - (row + r) + i, some)), some);
+          const Mask some = first(length - i);
+          store(score, load(score, some) + load(added - (row + r) + i, some), some);
         }
       sums[r] = soften(scores + r * wide, keys);
     }
     product<Float32>(rows, scores, wide, reinterpret_cast<const char*>(packed_values), keys, size, 0, size,
                      [&](long column) {
                        Number* to = out + row * hidden + head * size + column;
-                       return [=, &sums](long r, __m512 sum) {
-                         store(to + r * hidden, _mm512_mul_ps(sum, _mm512_set1_ps(1.f / sums[r])),
-                               first(size - column));
+                       return [=, &sums](long r, Floats sum) {
+                         store(to + r * hidden, sum * all(1.f / sums[r]), first(size - column));
                        };
                      });
   }

@@ -1,23 +1,41 @@
-"""The compiled kernels: found, checked against this processor, and called.
+"""The compiled kernels: those that this processor runs are found, and called.
 
-They are built with the package where there is a C++ compiler (`pyproject.toml`). Without them, or on another kind of
-processor, everything runs in torch's operators, with the same answers.
+They are built with the package where there is a C++ compiler (`pyproject.toml`), once for each kind of processor.
+Without them, or on yet another kind, everything runs in torch's operators, with the same answers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from sysconfig import get_config_var
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# What the kernels' instructions need of a processor, as torch names it. The compiler may use the first five anywhere.
-BUILT_FOR = ("avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl")
-NEEDED_BY = {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}
+
+class Build(NamedTuple):
+    """The kernels for one kind of processor; features are named as torch does."""
+
+    instructions: str
+    needs: tuple[str, ...]  # what the compiler may use anywhere
+    also: Mapping[str, tuple[str, ...]]  # what it uses in some precision alone
+    int8: torch.dtype  # in which a weight of int8 lies in memory
+
+
+# The first that a processor has all of.
+BUILDS = (
+    Build(
+        "avx512", ("avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl"),
+        {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}, torch.int8,
+    ),
+    Build(
+        "avx2", ("avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"),
+        {"float32": (), "bfloat16": (), "int8": ()}, torch.int16,
+    ),
+)  # fmt: skip
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # of token vectors
 LANES = 16  # numbers in a vector: what sizes are multiples of
 
@@ -39,13 +57,25 @@ _RESULTS = {"lay": c_int32}
 
 def available(precision: str) -> bool:
     """Whether the kernels are here, and run on this processor in "float32", "bfloat16" or "int8"."""
-    return _library() is not None and all(_capabilities().get(need) for need in NEEDED_BY[precision])
+    build = _build()
+    return build is not None and _has(torch.cpu.get_capabilities(), build.also[precision])
+
+
+def build_for(features: Mapping[str, Any]) -> Build | None:
+    """What runs on a processor with these features, if anything does, and was made."""
+    return next((build for build in BUILDS if _has(features, build.needs) and _file(build).exists()), None)
+
+
+def int8_dtype() -> torch.dtype:
+    """In which a weight of int8 lies in memory."""
+    build = _build()
+    assert build is not None
+    return build.int8
 
 
 def call(function: str, *arguments: Any) -> Any:
     """Runs a kernel on its threads, and gives back what it does; others may run Python meanwhile."""
     library = _library()
-    assert library is not None
     library.rootstock_use(_own_threads or torch.get_num_threads())
     return getattr(library, f"rootstock_{function}")(*arguments)
 
@@ -86,16 +116,24 @@ def pack(weight: Tensor, address: int) -> None:
     call("pack", weight.data_ptr(), n, k, weight.itemsize, address)
 
 
-def _capabilities() -> Mapping[str, Any]:
-    return torch.cpu.get_capabilities()
+@cache
+def _build() -> Build | None:
+    return build_for(torch.cpu.get_capabilities())
+
+
+def _has(features: Mapping[str, Any], needs: Sequence[str]) -> bool:
+    return all(features.get(need) for need in needs)
+
+
+def _file(build: Build) -> Path:
+    return Path(__file__).parent / f"_{build.instructions}{get_config_var('EXT_SUFFIX')}"
 
 
 @cache
-def _library() -> CDLL | None:
-    built = Path(__file__).parent / f"_kernels{get_config_var('EXT_SUFFIX')}"
-    if not built.exists() or not all(_capabilities().get(need) for need in BUILT_FOR):
-        return None
-    library = CDLL(str(built))
+def _library() -> CDLL:
+    build = _build()
+    assert build is not None
+    library = CDLL(str(_file(build)))
     for name, signature in _SIGNATURES.items():
         function = getattr(library, f"rootstock_{name}")
         function.argtypes, function.restype = signature, _RESULTS.get(name)

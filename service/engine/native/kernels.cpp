@@ -1,5 +1,6 @@
-// The forward pass over some layers of an encoder, for processors with AVX-512: all rows of a batch, each with its own
-// adapter. `Number` is float or bfloat16, the type of token vectors; sums are float32, matrices packed (product.h).
+// The forward pass over some layers of an encoder: all rows of a batch, each with its own adapter. `Number` is float or
+// bfloat16, the type of token vectors; sums are float32, matrices packed (product.h). All this is compiled once for each
+// kind of processor (vectors.h).
 #include "adapters.h"
 #include "attention.h"
 #include "laying.h"
@@ -74,13 +75,12 @@ void rotate(const Layer& layer, const Model& model, const Batch& batch, const Pa
     const float *cos = layer.cos + batch.positions[token] * size, *sin = layer.sin + batch.positions[token] * size;
     for (long head = 0; head < 2 * model.heads; head++)
       for (long j = 0; j < half; j += 16) {
-        const __mmask16 some = ::first(half - j);
+        const Mask some = ::first(half - j);
         Number *left = qkv + token * 3 * model.hidden + head * size + j, *right = left + half;
-        const __m512 a = load(left, some), b = load(right, some);
-        const __m512 minus = _mm512_mul_ps(b, load(sin + j, some));
-        const __m512 plus = _mm512_mul_ps(a, load(sin + half + j, some));
-        store(left, _mm512_fmsub_ps(a, load(cos + j, some), minus), some);
-        store(right, _mm512_fmadd_ps(b, load(cos + half + j, some), plus), some);
+        const Floats a = load(left, some), b = load(right, some);
+        const Floats minus = b * load(sin + j, some), plus = a * load(sin + half + j, some);
+        store(left, fmsub(a, load(cos + j, some), minus), some);
+        store(right, fmadd(b, load(cos + half + j, some), plus), some);
       }
   });
 }
@@ -92,8 +92,7 @@ void gate(const Model& model, const Part& part, const Number* wide, Number* out)
     const long token = part.from + i;
     const Number *left = wide + token * 2 * model.inner, *right = left + model.inner;
     for (long j = 0; j < model.inner; j += 16)
-      store(out + token * model.inner + j,
-            _mm512_mul_ps(activated(load(left + j), model.activation), load(right + j)));
+      store(out + token * model.inner + j, activated(load(left + j), model.activation) * load(right + j));
   });
 }
 

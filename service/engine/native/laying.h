@@ -13,15 +13,15 @@ inline void pack(const char* w, long n, long k, long bytes, char* out) {
     const long across = 64 * vectors(n, column);  // bytes of a step
     for (long row = column; row < column + across / 4; row += 16)
       for (long at = 0; at < wide; at += 64) {
-        __m512 block[16];
+        Floats block[16];
         for (int r = 0; r < 16; r++) {
           const auto* from = reinterpret_cast<const float*>(w + (row + r) * wide + at);
-          block[r] = row + r < n ? load(from, first((wide - at) / 4)) : _mm512_setzero_ps();
+          block[r] = row + r < n ? load(from, first((wide - at) / 4)) : Floats{};
         }
         transpose(block);
         char* to = out + at / 4 * across + (row - column) * 4;
         for (int s = 0; s < 16 && at + 4 * s < wide; s++)
-          _mm512_stream_ps(reinterpret_cast<float*>(to + s * across), block[s]);
+          store_past_cache(reinterpret_cast<float*>(to + s * across), block[s]);
       }
     out += wide / 4 * across;
   }
@@ -29,8 +29,6 @@ inline void pack(const char* w, long n, long k, long bytes, char* out) {
 }
 
 enum Type : int32_t { as_float32, as_bfloat16, as_float16 };
-
-constexpr int kNotFinite = 0x99;  // quiet NaN, both infinities, signalling NaN
 
 // One tensor of an adapter, and where it shall lie.
 struct Tensor {
@@ -44,13 +42,13 @@ struct Tensor {
 // Whether all of them are finite.
 template <class To, class From>
 inline bool convert(const From* from, To* to, long numbers) {
-  __mmask16 others = 0;
+  Floats wrong{};
   for (long i = 0; i < numbers; i += 16) {
-    const __m512 x = load(from + i, first(numbers - i));
-    others |= _mm512_fpclass_ps_mask(x, kNotFinite);
+    const Floats x = load(from + i, first(numbers - i));
+    wrong = wrong + (x - x);  // zero, or no number, and that it stays
     store(to + i, x, first(numbers - i));
   }
-  return !others;
+  return sum(wrong) == 0;
 }
 
 template <class To>

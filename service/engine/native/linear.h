@@ -23,47 +23,21 @@ struct Quantised {
   float scale, zero;
 };
 
-// The least and the largest among n numbers and zero.
-struct Range {
-  float least, most;
-};
-
 inline Range range(const float* x, long n) {
-  __m512 least = _mm512_setzero_ps(), most = _mm512_setzero_ps();
+  Floats low{}, high{};
   for (long i = 0; i < n; i += 16) {
-    least = _mm512_min_ps(least, load(x + i));
-    most = _mm512_max_ps(most, load(x + i));
+    low = min(low, load(x + i));
+    high = max(high, load(x + i));
   }
-  return {_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(most)};
-}
-
-// Bits of bfloat16 numbers are ordered as signed integers if one is above zero, and as unsigned ones, reversed, if one
-// is below.
-inline Range range(const bfloat16* x, long n) {
-  __m512i least = _mm512_setzero_si512(), most = _mm512_setzero_si512();
-  for (long i = 0; i < n; i += 32) {
-    const __m512i bits = _mm512_maskz_loadu_epi16(n - i >= 32 ? ~0u : 0xffffu, x + i);
-    least = _mm512_max_epu16(least, bits);
-    most = _mm512_max_epi16(most, bits);
-  }
-  const auto even = [](__m512i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)); };
-  const auto odd = [](__m512i bits) {
-    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff0000)));
-  };
-  const float low = _mm512_reduce_min_ps(_mm512_min_ps(even(least), odd(least)));
-  return {low < 0 ? low : 0, _mm512_reduce_max_ps(_mm512_max_ps(even(most), odd(most)))};
+  return {least(low), most(high)};
 }
 
 // A vector as bytes, from its least number to its largest. Zero is among them, and exact.
 template <class Number>
-Quantised quantise(const Number* x, long n, uint8_t* out) {
+Quantised quantise(const Number* x, long n, Byte* out) {
   const auto [least, most] = range(x, n);
   const float whole = most - least, by = whole > 0 ? 255.f / whole : 0.f, zero = std::nearbyint(-least * by);
-  for (long i = 0; i < n; i += 16) {
-    const __m512 byte = _mm512_fmadd_ps(load(x + i), _mm512_set1_ps(by), _mm512_set1_ps(zero));
-    const __m512i step = _mm512_max_epi32(_mm512_cvtps_epi32(byte), _mm512_setzero_si512());
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtusepi32_epi8(step));
-  }
+  for (long i = 0; i < n; i += 16) store_rounded(out + i, fmadd(load(x + i), all(by), all(zero)));
   return {whole / 255.f, zero};
 }
 
@@ -82,8 +56,8 @@ struct Finish {
 };
 
 template <class Number>
-void finish(const Finish& how, __m512 sum, Number* y) {
-  store(y, activated(how.onto ? _mm512_add_ps(sum, load(y)) : sum, how.activation));
+void finish(const Finish& how, Floats sum, Number* y) {
+  store(y, activated(how.onto ? sum + load(y) : sum, how.activation));
 }
 
 // Tokens [from, to) of x [·, k], columns [left, right) of y [·, n].
@@ -91,13 +65,11 @@ template <class Number>
 void linear_float(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
                   long right) {
   using Format = typename FormatOf<Number>::type;
-  product<Format>(to - from, x + from * w.k, w.k, w.packed, w.k / Format::step, w.n, left, right,
+  product<Format>(to - from, x + from * w.k, w.k, w.packed, w.k, w.n, left, right,
                   [&](long column) {
-                    const __m512 bias = load(w.bias + column);
+                    const Floats bias = load(w.bias + column);
                     Number* to = y + from * w.n + column;
-                    return [=, &w, &how](long row, __m512 sum) {
-                      finish(how, _mm512_add_ps(sum, bias), to + row * w.n);
-                    };
+                    return [=, &w, &how](long row, Floats sum) { finish(how, sum + bias, to + row * w.n); };
                   });
 }
 
@@ -105,16 +77,15 @@ template <class Number>
 void linear_int8(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
                  long right) {
   const long m = to - from;
-  auto* tokens = static_cast<Quantised*>(scratch.room(m * (w.k + sizeof(Quantised))));
-  auto* bytes = reinterpret_cast<uint8_t*>(tokens + m);
+  auto* tokens = static_cast<Quantised*>(scratch.room(m * (w.k * sizeof(Byte) + sizeof(Quantised))));
+  auto* bytes = reinterpret_cast<Byte*>(tokens + m);
   for (long r = 0; r < m; r++) tokens[r] = quantise(x + (from + r) * w.k, w.k, bytes + r * w.k);
-  product<Int8>(m, bytes, w.k, w.packed, w.k / Int8::step, w.n, left, right, [&](long column) {
-    const __m512 scale = load(w.scale + column), total = load(w.total + column), bias = load(w.bias + column);
+  product<Int8>(m, bytes, w.k, w.packed, w.k, w.n, left, right, [&](long column) {
+    const Floats scale = load(w.scale + column), total = load(w.total + column), bias = load(w.bias + column);
     Number* to = y + from * w.n + column;
-    return [=, &w, &how](long row, __m512i sum) {
-      const __m512 exact = _mm512_fnmadd_ps(_mm512_set1_ps(tokens[row].zero), total, _mm512_cvtepi32_ps(sum));
-      const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(tokens[row].scale));
-      finish(how, _mm512_fmadd_ps(exact, by, bias), to + row * w.n);
+    return [=, &w, &how](long row, Words sum) {
+      const Floats exact = fnmadd(all(tokens[row].zero), total, converted(sum));
+      finish(how, fmadd(exact, scale * all(tokens[row].scale), bias), to + row * w.n);
     };
   });
 }

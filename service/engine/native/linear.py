@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from service.engine.native.binding import NAMES, call, pack, packed_numbers
+from service.engine.native.binding import NAMES, call, int8_dtype, pack, packed_numbers
 from service.engine.weights import Activation, AnyLinear
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel's number for it is its place
@@ -40,8 +40,8 @@ class NativeLinear(NamedTuple):
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.float().contiguous()
         if precision == "int8":
             scale = weight.abs().amax(dim=1).div_(127).clamp_(min=torch.finfo(torch.float32).tiny)
-            weight = (weight / scale[:, None]).round_().to(torch.int8)
-            total = weight.sum(dim=1, dtype=torch.float32)
+            weight = (weight / scale[:, None]).round_()
+            total, weight = weight.sum(dim=1), weight.to(int8_dtype())
         else:
             weight = weight.to(dtype)
         packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)

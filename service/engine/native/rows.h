@@ -11,17 +11,16 @@ struct Norm {
 
 template <class Number>
 void normalise(const float* x, long n, const Norm& norm, float eps, Number* out) {
-  __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-  for (long i = 0; i < n; i += 16) sum = _mm512_add_ps(sum, load(x + i));
-  const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / n);
+  Floats whole{}, squares{};
+  for (long i = 0; i < n; i += 16) whole = whole + load(x + i);
+  const Floats mean = all(sum(whole) / n);
   for (long i = 0; i < n; i += 16) {
-    const __m512 off = _mm512_sub_ps(load(x + i), mean);
-    squares = _mm512_fmadd_ps(off, off, squares);
+    const Floats off = load(x + i) - mean;
+    squares = fmadd(off, off, squares);
   }
-  const __m512 by = _mm512_set1_ps(1.f / std::sqrt(_mm512_reduce_add_ps(squares) / n + eps));
+  const Floats by = all(1.f / std::sqrt(sum(squares) / n + eps));
   for (long i = 0; i < n; i += 16)
-    store(out + i, _mm512_fmadd_ps(_mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), by), load(norm.gain + i),
-                                   load(norm.shift + i)));
+    store(out + i, fmadd((load(x + i) - mean) * by, load(norm.gain + i), load(norm.shift + i)));
 }
 
 struct Embeddings {
@@ -42,9 +41,9 @@ void embed(const Embeddings& from, const int64_t* ids, const int64_t* positions,
       const float* position = from.position ? from.position + positions[i] * size : nullptr;
       const float* type = from.type ? from.type + types[i] * size : nullptr;
       for (long j = 0; j < size; j += 16) {
-        __m512 x = load(word + j);
-        if (position) x = _mm512_add_ps(x, load(position + j));
-        if (type) x = _mm512_add_ps(x, load(type + j));
+        Floats x = load(word + j);
+        if (position) x = x + load(position + j);
+        if (type) x = x + load(type + j);
         store(sum + j, x);
       }
       normalise(sum, size, {from.gain, from.shift}, from.eps, out + i * size);
@@ -65,17 +64,17 @@ void heads(const Number* x, long hidden, const Head* list, long count, float* ou
   share(count, [&](long i) {
     const Head& head = list[i];
     auto* mean = head.weight ? static_cast<float*>(scratch.room(hidden * sizeof(float))) : out + head.out;
-    const __m512 by = _mm512_set1_ps(1.f / (head.to - head.from));
+    const Floats by = all(1.f / (head.to - head.from));
     for (long j = 0; j < hidden; j += 16) {
-      __m512 sum = _mm512_setzero_ps();
-      for (long token = head.from; token < head.to; token++) sum = _mm512_add_ps(sum, load(x + token * hidden + j));
-      store(mean + j, _mm512_mul_ps(sum, by));
+      Floats whole{};
+      for (long token = head.from; token < head.to; token++) whole = whole + load(x + token * hidden + j);
+      store(mean + j, whole * by);
     }
     for (long row = 0; head.weight && row < head.width; row++) {
-      __m512 sum = _mm512_setzero_ps();
+      Floats products{};
       for (long j = 0; j < hidden; j += 16)
-        sum = _mm512_fmadd_ps(load(head.weight + row * hidden + j), load(mean + j), sum);
-      out[head.out + row] = _mm512_reduce_add_ps(sum) + head.bias[row];
+        products = fmadd(load(head.weight + row * hidden + j), load(mean + j), products);
+      out[head.out + row] = sum(products) + head.bias[row];
     }
   });
 }

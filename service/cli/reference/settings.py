@@ -1,9 +1,8 @@
-"""settings: the table of settings as a page."""
+"""The table of settings as a page."""
 
 from pathlib import Path
 from typing import Any, get_args
 
-import click
 from annotated_types import Ge, Gt, Le
 
 from service.settings import Settings, environment_name, flag_name
@@ -18,12 +17,6 @@ page from the table in `service/settings.py`.
 |---|---|---|---|---|
 """
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
-
-
-@click.command()
-def settings() -> None:
-    """Print every setting of `serve` as a page in Markdown."""
-    click.echo(page(), nl=False)
 
 
 def page() -> str:
@@ -51,6 +44,3 @@ def _words(limit: Any) -> str:
         case Le(le=value):
             return f"{value} at most"
     raise TypeError(f"no words for the limit {limit!r}")
-
-
-COMMANDS = (settings,)

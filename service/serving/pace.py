@@ -1,0 +1,60 @@
+"""How fast the engine is, and so how many tokens may wait and how many go into a batch. Pure: told the time."""
+
+from collections import deque
+from math import inf
+from statistics import median
+from typing import NamedTuple
+
+BATCHES = 31  # the last ones that count; of an odd number the median is one of them
+SMALLEST = 256  # tokens in a batch that is cut to save time; smaller ones waste the engine
+CALM_SECONDS = 1.0  # without a refusal, after which a long queue is allowed again
+
+
+class Limits(NamedTuple):
+    """As the settings of these names have them."""
+
+    batch_tokens: int
+    batch_seconds: float = inf
+    queue_tokens: int = 2**31
+    queue_seconds: float = inf
+    short_queue_seconds: float = inf
+
+
+class Pace:
+    """A queue is for bursts. Once work has to be refused, a long one makes everybody wait and serves nobody more.
+
+    So it is cut to `short_queue_seconds` as long as there are refusals, and may hold `queue_seconds` at other times.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rates: deque[float] = deque(maxlen=BATCHES)  # tokens a second
+        self._rate = inf  # their median: a machine that stood still for a moment is not slow
+        self._refused = -inf
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in the next batch at most."""
+        limits = self._limits
+        return int(min(limits.batch_tokens, max(SMALLEST, self._rate * limits.batch_seconds)))
+
+    def queue_tokens(self, now: float) -> int:
+        """Tokens that may wait; two batches at least, so that the engine never lacks work."""
+        limits = self._limits
+        calm = now - self._refused >= CALM_SECONDS
+        seconds = limits.queue_seconds if calm else min(limits.queue_seconds, limits.short_queue_seconds)
+        return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._rate * seconds)))
+
+    def seconds(self, tokens: int) -> float:
+        """How long so many tokens take; 0 while nothing is known."""
+        return tokens / self._rate
+
+    def ran(self, tokens: int, seconds: float) -> None:
+        """A batch has run. A small one says little of what the engine can do, and does not count."""
+        if seconds > 0 and 2 * tokens >= self.batch_tokens:
+            self._rates.append(tokens / seconds)
+            self._rate = median(self._rates)
+
+    def refused(self, now: float) -> None:
+        """Something was refused for want of room."""
+        self._refused = now

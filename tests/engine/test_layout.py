@@ -1,0 +1,53 @@
+"""What a processor has decides which kernels run on it, and in which precision."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from service.engine import native
+from service.engine.base_model import BaseModel
+from service.engine.layout import chosen, why
+from service.engine.native.binding import BUILDS, build_for
+from tests.layouts import without_kernels
+
+AVX512, AVX2 = (dict.fromkeys(build.needs, True) for build in BUILDS)
+
+
+@without_kernels
+@pytest.mark.parametrize(
+    ("features", "instructions"),
+    [
+        (AVX2, "avx2"),
+        (AVX2 | AVX512, "avx512"),
+        (AVX2 | AVX512 | {"avx512_vl": False}, "avx2"),
+        (AVX2 | {"fma3": False}, None),
+        ({}, None),
+    ],
+)
+def test_the_kernels_are_those_that_a_processor_runs(features: Mapping[str, bool], instructions: str | None) -> None:
+    build = build_for(features)
+    assert (build.instructions if build else None) == instructions
+
+
+@pytest.mark.parametrize(
+    ("features", "int8", "precision", "said"),
+    [
+        ({"avx512_bf16": True}, True, "bfloat16", "which this processor multiplies itself"),
+        ({"amx_bf16": True}, False, "bfloat16", "which this processor multiplies itself"),
+        (AVX2, True, "float32", "as this processor has no bfloat16; int8 is faster, and less exact"),
+        (AVX2, False, "float32", "as this processor has no bfloat16"),
+    ],
+)
+def test_auto_takes_the_fastest_precision_that_costs_rounding_alone_and_says_why(
+    tiny_base: BaseModel,
+    monkeypatch: pytest.MonkeyPatch,
+    features: Mapping[str, bool],
+    int8: bool,
+    precision: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: features)
+    monkeypatch.setattr(native, "available", lambda precision: int8)
+    assert chosen("auto", tiny_base.weights, serving=True) == precision
+    assert why(precision) == said
+    assert chosen("auto", tiny_base.weights, serving=False) == "float32"

@@ -1,0 +1,84 @@
+"""Limits in time become limits in tokens, at the rate that was measured."""
+
+from math import inf
+
+import pytest
+
+from service.serving.pace import BATCHES, CALM_SECONDS, SMALLEST, Limits, Pace
+
+LIMITS = Limits(batch_tokens=2000, batch_seconds=0.1, queue_tokens=100_000, queue_seconds=2.0, short_queue_seconds=0.5)
+
+
+def paced(rate: float, limits: Limits = LIMITS) -> Pace:
+    """Having run batches at so many tokens a second."""
+    pace = Pace(limits)
+    for _ in range(BATCHES):
+        pace.ran(pace.batch_tokens, pace.batch_tokens / rate)
+    return pace
+
+
+def test_before_anything_has_run_the_tokens_of_the_settings_count() -> None:
+    pace = Pace(LIMITS)
+    assert (pace.batch_tokens, pace.queue_tokens(now=0), pace.seconds(1000)) == (2000, 100_000, 0)
+
+
+def test_batches_and_the_queue_take_the_time_that_the_settings_say() -> None:
+    pace = paced(10_000)
+    assert pace.batch_tokens == 1000
+    assert pace.queue_tokens(now=0) == 20_000
+    assert pace.seconds(5000) == 0.5
+
+
+def test_a_fast_engine_is_held_to_the_tokens_of_the_settings() -> None:
+    pace = paced(10_000_000)
+    assert (pace.batch_tokens, pace.queue_tokens(now=0)) == (2000, 100_000)
+
+
+def test_a_slow_engine_gets_no_tiny_batches_and_two_of_them_may_wait() -> None:
+    pace = paced(10)
+    assert (pace.batch_tokens, pace.queue_tokens(now=0)) == (SMALLEST, 2 * SMALLEST)
+
+
+def test_while_there_are_refusals_the_queue_is_short() -> None:
+    pace = paced(10_000)
+    pace.refused(now=5)
+    assert pace.queue_tokens(now=5) == 5000
+    pace.refused(now=5.9)
+    assert pace.queue_tokens(now=5.8 + CALM_SECONDS) == 5000
+    assert pace.queue_tokens(now=5.9 + CALM_SECONDS) == 20_000
+
+
+def test_small_batches_say_nothing_of_the_rate() -> None:
+    pace = paced(10_000)
+    for _ in range(1000):
+        pace.ran(20, 0.1)
+    assert pace.seconds(10_000) == 1
+
+
+def test_a_moment_in_which_the_machine_stood_still_is_no_new_rate() -> None:
+    pace = paced(10_000)
+    pace.ran(1000, 60.0)
+    assert pace.seconds(10_000) == 1
+
+
+def test_a_machine_that_has_slowed_down_is_noticed() -> None:
+    pace = paced(10_000)
+    for _ in range(BATCHES):
+        pace.ran(pace.batch_tokens, pace.batch_tokens / 5000)
+    assert pace.seconds(10_000) == 2
+    assert pace.batch_tokens == 500
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_a_clock_that_stands_or_jumps_back_teaches_nothing(seconds: float) -> None:
+    pace = Pace(LIMITS)
+    pace.ran(2000, seconds)
+    assert pace.seconds(1000) == 0
+
+
+def test_limits_in_tokens_alone_hold_without_any_in_time() -> None:
+    pace = paced(10, Limits(batch_tokens=64))
+    pace.refused(now=0)
+    assert pace.batch_tokens == 64
+    assert pace.queue_tokens(now=0) == Limits(batch_tokens=64).queue_tokens
+    assert Limits(batch_tokens=64).queue_seconds == inf
