@@ -23,7 +23,7 @@ from service.engine.base_model import BaseModel
 from service.errors import RootstockError, ServiceUnreachable
 from tests.tiny import make_adapter
 
-PATIENCE = 60.0  # seconds; only a failing test waits so long
+PATIENCE = 300.0  # seconds; only a failing test waits so long
 A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pytest.mark.slow)])
 
 

@@ -251,6 +251,8 @@ class Registry:
             if task.candidate != candidate:
                 self._commit(after.logged("nominate", by, task.active, version))
                 self._bank.keep(name, resident)
+            else:
+                self._confirm(task)
             return self.task(name)
 
         return self._change(name, nominated)
