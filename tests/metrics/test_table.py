@@ -31,7 +31,10 @@ class Scraper:
         found = dict(self._series())
         for series, value in found.items():
             before = self.last.get(series, 0.0)
-            assert value >= before  # a series that goes on never falls
+            if value < before:  # it ended, and begins again
+                assert value == 0
+                assert OTHER not in series
+                before = 0.0
             self.risen[series] = self.risen.get(series, 0.0) + value - before
         self.last = found
 
