@@ -242,10 +242,10 @@ class Caller:
 
 
 # A row a batch, so that the work outlasts a signal by far.
-LONG_WORK = (
+LONG_WORK = [
     *("--batch-tokens", "64", "--queue-tokens", "10000000", "--queue-seconds", "100000"),
     *("--stall-seconds", "600", "--timeout-seconds", "600"),
-)
+]
 LONG_TEXTS = ["good " * 62] * 1000
 
 
