@@ -67,7 +67,7 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=0, description="processor threads of the engine; 0: as many as torch finds")] = 0
     batch_tokens: Annotated[int, Field(ge=1, description="tokens in one batch at most")] = 2048
     batch_seconds: Annotated[
-        float, Field(gt=0, description="a batch is kept so small that it takes about this time; 256 tokens at least")
+        float, Field(gt=0, description="a batch is kept so small that it takes about this time; 64 tokens at least")
     ] = 0.05
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072
     queue_seconds: Annotated[

@@ -1,11 +1,13 @@
 """What the tests share: a tiny random base, the real one, and how hypothesis searches."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from service.engine.base_model import BaseModel, load_base
+from tests.s3 import Endpoint, endpoint
 from tests.tiny import build_tiny
 
 # The same examples on every machine: a red run is a change, never bad luck. `make soak` searches at random, for long:
@@ -28,3 +30,17 @@ def tiny_base(tiny_folder: Path) -> BaseModel:
 @pytest.fixture(scope="session")
 def real_base() -> BaseModel:
     return load_base()
+
+
+@pytest.fixture(scope="session")
+def _one_s3() -> Iterator[Endpoint]:
+    with endpoint() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(_one_s3: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """An S3 endpoint, with what is needed to reach it in the environment."""
+    for name, value in _one_s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return _one_s3

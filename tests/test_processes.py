@@ -30,7 +30,7 @@ A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pyt
 class Process:
     """`rootstock serve` on a store that outlives it."""
 
-    def __init__(self, store: Path, base: Path, *options: str, until: str = "ready") -> None:
+    def __init__(self, store: Path | str, base: Path, *options: str, until: str = "ready") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -201,7 +201,7 @@ def test_a_stop_at_full_load_leaves_no_request_without_an_answer(
 ) -> None:
     moments = random.Random(lives)
     for life in range(lives):
-        process = start("--batch-tokens", "256")
+        process = start("--batch-tokens", "256", "--queue-seconds", "600")
         with Client(process.url, retry=NEVER) as client:
             client.push("mood", make_adapter(tiny_base, seed=life))
         callers = [Caller(process.url, task) for task in ("mood", "embedding") * 8]
@@ -242,7 +242,10 @@ class Caller:
 
 
 # A row a batch, so that the work outlasts a signal by far.
-LONG_WORK = ("--batch-tokens", "64", "--queue-tokens", "10000000", "--stall-seconds", "600")
+LONG_WORK = [
+    *("--batch-tokens", "64", "--queue-tokens", "10000000", "--queue-seconds", "100000"),
+    *("--stall-seconds", "600", "--timeout-seconds", "600"),
+]
 LONG_TEXTS = ["good " * 62] * 1000
 
 

@@ -103,7 +103,7 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI of a body that `read_json` reads. Parts stand where they are used: FastAPI would not define them."""
     schema = model.model_json_schema()
     inlined = _inline(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+    return {"requestBody": {"required": bool(schema.get("required")), "content": {JSON: {"schema": inlined}}}}
 
 
 def describe(error: ValidationError) -> str:

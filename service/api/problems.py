@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from service.api.account import REQUEST_ID, Account, account_of
@@ -119,7 +120,9 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "no_such_path", 405: "method_not_allowed"}
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the framework names those of one route
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
     return formed(
         request.scope,
         error.status_code,
@@ -128,6 +131,12 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         detail,
         headers,
     )
+
+
+def _methods(request: Request) -> set[str]:
+    """Those that the path takes."""
+    found = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in found for method in getattr(route, "methods", ())}
 
 
 def _validation(request: Request, error: Exception) -> JSONResponse:

@@ -119,7 +119,6 @@ def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
     """What the metrics say of a service from its start on."""
     metrics.base_parameters.set(base.parameters)
     metrics.base_bytes.set(base.bytes)
-    metrics.queue_limit.set(settings.queue_tokens)
     for error in (BadStore, EngineFault, StoreUnreachable):  # alerts that wait for the first must have seen none
         metrics.refusals.labels(error.code)
     metrics.build.info(

@@ -16,7 +16,7 @@ Outcome = Literal["agreed", "differed", "failed", "dropped"]
 
 
 class Seen:
-    """What one version did, scored in the shadow or answered."""
+    """What one version did, run in the shadow or answered."""
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -70,7 +70,7 @@ class Trial:
         return self.inputs["agreed"] / self.compared if self.compared else None
 
     def took(self, role: Role, seconds: float) -> None:
-        """A version has scored a request."""
+        """A version has run a request."""
         self.seen[role].took(seconds)
         if self._metrics is not None:
             self._metrics.release_seconds.labels(self.task, role).observe(seconds)

@@ -70,7 +70,7 @@ class Metrics:
     )
     queued_tokens = ENGINE.gauge("rootstock_queued_tokens", "Tokens waiting for the engine.")
     queued_jobs = ENGINE.gauge("rootstock_queued_jobs", "Requests with rows waiting for the engine.")
-    queue_limit = ENGINE.gauge("rootstock_queue_limit_tokens", "Tokens that may wait: the setting queue_tokens.")
+    queue_limit = ENGINE.gauge("rootstock_queue_limit_tokens", "Tokens that may wait, as the engine's pace has it now.")
     engine_faults = ENGINE.counter("rootstock_engine_faults_total", "Batches that failed in the engine.")
     engine_up = ENGINE.gauge("rootstock_engine_up", "1 while the engine thread runs.")
     running_seconds = ENGINE.gauge("rootstock_batch_running_seconds", "How long the present batch has been running.")
@@ -101,6 +101,8 @@ class Metrics:
     evictions = ADAPTERS.counter(
         "rootstock_adapter_evictions_total", "Versions let go because others needed their place in memory."
     )
+    tasks_behind = ADAPTERS.gauge("rootstock_tasks_behind", "Tasks that their active version does not answer.")
+    store_followed = ADAPTERS.gauge("rootstock_store_followed_timestamp_seconds", "When the store was last read.")
     store_free_bytes = ADAPTERS.gauge("rootstock_store_free_bytes", "Free space where the store writes.")
 
     release_seconds = RELEASES.histogram(

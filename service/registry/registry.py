@@ -71,6 +71,7 @@ class Registry:
         metrics.resident_bytes.set_function(lambda: sum(resident.bytes for resident in bank))
         metrics.adapter_parameters.set_function(lambda: sum(version.parameters for version in self.served()))
         metrics.store_free_bytes.set_function(store.free_bytes)
+        metrics.tasks_behind.set_function(lambda: sum(task.behind is not None for task in self._tasks.values()))
 
     def open(self) -> None:
         """Loads what is active while there is room, pinned tasks first, and the headers of the rest.
@@ -82,6 +83,7 @@ class Registry:
         for name in sorted(self._seen, key=lambda name: (not self._bank.pins(name), name)):
             task = read_task(self._store, self._loader, self._seen[name], Task(name))
             self._tasks[name] = self._opened(task)
+        self._metrics.store_followed.set_to_current_time()
 
     def follow(self) -> None:
         """Takes over what others have changed in the store since the last time, beside what is being answered.
@@ -96,6 +98,7 @@ class Registry:
             for name in sorted(found.keys() | self._tasks.keys()):
                 if found.get(name) != self._seen.get(name):
                     self._catch_up(name, found.get(name))
+            self._metrics.store_followed.set_to_current_time()
 
     def close(self) -> None:
         """Gives the store back. Changes nothing in memory."""
@@ -248,6 +251,8 @@ class Registry:
             if task.candidate != candidate:
                 self._commit(after.logged("nominate", by, task.active, version))
                 self._bank.keep(name, resident)
+            else:
+                self._confirm(task)
             return self.task(name)
 
         return self._change(name, nominated)
@@ -303,6 +308,7 @@ class Registry:
             self._clear(name, task.versions)
             return None
 
+        self._catch_up_now(name)  # so that files go which nobody spoke of yet
         self._change(name, retired)
 
     def delete(self, name: str, number: int, by: str = "-") -> None:
@@ -477,7 +483,8 @@ class Registry:
         with self._changing:
             task = self._tasks.get(name)
             if task is not None and number in task.versions:  # another's change has made it known
-                self._tasks = {**self._tasks, name: task.without(number)}
+                last = number - 1 if number == task.last else task.last
+                self._tasks = {**self._tasks, name: replace(task.without(number), last=last)}
 
     def _write(self, task: Task, upload: Upload) -> Task:
         """Writes an upload's file under the first free number.

@@ -6,7 +6,7 @@ from statistics import median
 from typing import NamedTuple
 
 BATCHES = 31  # the last ones that count; of an odd number the median is one of them
-SMALLEST = 256  # tokens in a batch that is cut to save time; smaller ones waste the engine
+SMALLEST = 64  # tokens in a batch that is cut to save time; smaller ones waste the engine
 CALM_SECONDS = 1.0  # without a refusal, after which a long queue is allowed again
 
 

@@ -48,6 +48,7 @@ class Runner:
         self._batch_seconds = 0.0  # of the last one
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
+        metrics.queue_limit.set_function(lambda: pace.queue_tokens(clock()))
         metrics.queued_jobs.set_function(lambda: len(scheduler))
         metrics.engine_up.set_function(self._thread.is_alive)
         metrics.running_seconds.set_function(lambda: self.busy_seconds() or 0.0)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from obstore.exceptions import GenericError
-from obstore.store import MemoryStore
 
 from service.registry.objects import ObjectStore
 
@@ -15,22 +14,19 @@ CUT = GenericError("Generic test error: HTTP error: the line is cut")
 class Line:
     """What `ObjectStore` asks of its objects. Any number of services share the objects at its end."""
 
-    def __init__(self, objects: MemoryStore) -> None:
+    def __init__(self, objects: Any) -> None:
         self._objects = objects
         self._left: int | None = None  # requests until the one that fails
         self._late = False
         self._error: BaseException = CUT
         self.dead = False  # every request fails
+        self.failed = False
         self.requests = 0
-
-    @property
-    def failed(self) -> bool:
-        return self._left is not None and self._left < 0
 
     @contextmanager
     def trouble(self, fails_at: int, error: BaseException, late: bool) -> Iterator["Line"]:
         """The request numbered `fails_at` raises, before it is done or after; 0 is the first."""
-        self._left, self._error, self._late = fails_at, error, late
+        self._left, self._error, self._late, self.failed = fails_at, error, late, False
         try:
             yield self
         finally:
@@ -53,6 +49,7 @@ class Line:
         if self.dead:
             raise CUT
         fails = self._left == 0
+        self.failed |= fails
         if self._left is not None:
             self._left -= 1
         if fails and not self._late:

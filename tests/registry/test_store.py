@@ -21,10 +21,13 @@ from service.registry.stores import open_store
 Open = Callable[[], Store]  # one more service on the same files
 
 
-@pytest.fixture(params=["folder", "objects"])
+@pytest.fixture(params=["folder", "objects", pytest.param("s3", marks=pytest.mark.slow)])
 def another(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "folder":
         return lambda: FolderStore(tmp_path)
+    if request.param == "s3":
+        bucket = request.getfixturevalue("s3").bucket()
+        return lambda: open_store(bucket)
     objects = MemoryStore()
     return lambda: ObjectStore("memory://", objects)
 

@@ -74,7 +74,7 @@ class EmbeddingsAnswer(BaseModel):
     usage: EmbeddingsUsage
 
 
-STATUSES = (400, 404, 413, 415, 422, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 404, 413, 415, 421, 422, 429, 500, 503, 504)
 
 
 @router.post(

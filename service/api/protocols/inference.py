@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_json
 
 from service import __version__
@@ -28,7 +28,17 @@ from service.strict import Strict
 PLATFORM = "rootstock"
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": InferenceError} for status in statuses}
+
+
+ANYWHERE = refusals(401, 403, 421, 503)  # for what stands before every route
+
+# Left out where the path has none; where it does, none is no number.
+Number = Annotated[int | None, WithJsonSchema({"type": "integer"})]
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=ANYWHERE)
 
 
 class _Request(Strict):
@@ -89,10 +99,6 @@ class InferAnswer(BaseModel):
     outputs: list[dict[str, Any]] = Field(description="{name, datatype, shape} and data, or where in the bytes it is")
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": InferenceError} for status in statuses}
-
-
 ASKED: Mapping[str, Any] = {"responses": refusals(404, 422), "dependencies": [needs()]}
 
 
@@ -115,14 +121,14 @@ async def ready(request: Request, services: ServicesHere) -> Response:
 
 @router.get("/models/{task}/ready", **ASKED, summary="Whether a task answers")
 @router.get("/models/{task}/versions/{version}/ready", **ASKED, summary="The same of a version")
-async def model_ready(task: str, services: ServicesHere, version: int | None = None) -> dict[str, Any]:
+async def model_ready(task: str, services: ServicesHere, version: Number = None) -> dict[str, Any]:
     services.registry.version(task, version)
     return {"name": task, "ready": True}
 
 
 @router.get("/models/{task}", **ASKED, summary="The tensors of a task")
 @router.get("/models/{task}/versions/{version}", **ASKED, summary="The same of a version")
-async def model(task: str, services: ServicesHere, version: int | None = None) -> ModelAnswer:
+async def model(task: str, services: ServicesHere, version: Number = None) -> ModelAnswer:
     manifest = services.registry.version(task, version).manifest
     assert manifest is not None  # it is served
     return ModelAnswer(
@@ -148,7 +154,7 @@ async def infer(
     task: str,
     request: Request,
     services: ServicesHere,
-    version: int | None = None,
+    version: Number = None,
     sticky_key: StickyKey = None,
 ) -> Response:
     with counted(request, services.metrics) as tasks:

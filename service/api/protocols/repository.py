@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.access import needs, reaches
 from service.api.answering import find
 from service.api.body import body_schema, read_inference
-from service.api.protocols.inference import refusals
+from service.api.protocols.inference import ANYWHERE, refusals
 from service.api.services import ServicesHere
 from service.engine.bank import BARE_TASK
 from service.registry.versions import Version
 from service.strict import Strict
 
-router = APIRouter(prefix="/v2/repository", tags=["open inference protocol"])
+router = APIRouter(prefix="/v2/repository", tags=["open inference protocol"], responses=ANYWHERE)
 
 
 class _Request(Strict):
