@@ -12,13 +12,13 @@ All that `/metrics` exposes, in Prometheus' text format. `make docs` writes this
 `deploy/grafana`, from the table in `service/metrics/table.py`. What to watch, and what alerts mean, is in
 [operating.md](operating.md#metrics-and-alerts).
 
-The label `task` has no more than `--metrics-tasks` values: the busiest tasks have one of their own, and the rest share
-`{OTHER}`, which no task can be called. While there is room, a new task gets its own. Every ten minutes, at a scrape, a
-task without one takes over the label of one that had less than half of its requests. Then the series of that one end,
-and those of the other begin at nothing. No counter ever falls, and the increases of all labels add up to what happened,
-however labels change hands. With several scrapers, all but the one whose scrape brought the change may miss what the
-last interval of a series held, as at any end of a series. A service with 500 tasks exposes less than 300 KB. Gradual
-releases are told by task without a limit, as long as they last.
+The label `task` has no more than `--metrics-tasks` values: the busiest tasks have one of their own, and the rest
+share `{OTHER}`, which no task can be called. While there is room, a new task gets its own. Every ten minutes, at a
+scrape, a task without one takes over the label of one that had less than half of its requests. This scrape tells
+both: the last of the series that end, and those that begin, at nothing. No counter ever falls, and the increases of
+all labels add up to what happened, however labels change hands. With several scrapers, all but the one whose scrape
+brought the change may miss what the last interval of a series held, as at any end of a series. A service with 500
+tasks exposes less than 300 KB. Gradual releases are told by task without a limit, as long as they last.
 """
 
 
