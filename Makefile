@@ -60,8 +60,8 @@ docs: .venv/ready-dev
 	$(BIN)/rootstock reference http > docs/http.md
 	PYTHONPATH=. $(BIN)/python deploy/dashboard.py
 
-# The engine beside its peers, HTTP beside the engine, memory, uploads under load: make bench DATA=folder, an hour on a
-# quiet machine; make bench-fast is the engine's part in two minutes. DATA is laid out as docs/experiment-data.md says;
+# The engine beside its peers, HTTP beside the engine, memory, uploads under load, training: make bench DATA=folder, two
+# hours on a quiet machine; make bench-fast is the engine's part in two minutes. DATA is laid out as docs/experiment-data.md says;
 # WORK takes the peers' environments. Writes benchmarks/results/ and docs/performance.md.
 bench: bench-data
 	$(BIN)/python benchmarks/engine.py --data "$(WORK)/data" --peers "$(WORK)/peers"
@@ -70,6 +70,9 @@ bench: bench-data
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/upload.py
 	$(BIN)/python benchmarks/upload_under_load.py
+	$(BIN)/python benchmarks/swaps.py
+	$(BIN)/python benchmarks/first_adapter.py --data "$(WORK)/data"
+	$(BIN)/python benchmarks/training_speed.py --data "$(WORK)/data" --peers "$(WORK)/peers"
 
 bench-fast: bench-data
 	$(BIN)/python benchmarks/engine.py --data "$(WORK)/data" --peers "$(WORK)/peers" --fast

@@ -4,8 +4,10 @@
 
 PREPARED is what `benchmarks/data_sets.py` wrote. The peers get environments of their own in FOLDER, made at the first
 run; made-up adapters, stores and the exported base are kept there too (some gigabytes, and 16 GB of memory while
-it runs). `--only` takes contestants by the beginning of their names; `--fast` is a small run of two minutes, written to
-`benchmarks/results/engine-fast.json` instead of `engine.json`.
+it runs). `--only` takes contestants by the beginning of their names; `--fast` is a small run of two minutes.
+
+Written is `benchmarks/results/engine-KIND.json`, by the kind of processor it ran on (`engine_results.KINDS`), which
+`engine_page.py` makes the page of; of the small run `engine-fast.json`.
 
 Every contestant is a process that stays, and only one of them works at a time. A round runs every way of every
 contestant on the same batches, workload by workload; ratios are of times in the same round. All get the same token
@@ -29,7 +31,7 @@ from typing import Any
 import torch
 
 from engine_contestants import CONTESTANTS, Failed, Running, exported
-from engine_results import agreement, described, machine, ratios, shares, summary
+from engine_results import agreement, described, kind, machine, ratios, shares, summary
 from engine_turns import FAST, PRODUCTS, Scale, Turn, asked, turns, workloads
 from service.engine.base_model import DEFAULT_BASE, locate
 
@@ -114,7 +116,7 @@ def main() -> None:
     if options.rounds:
         scale = replace(scale, rounds=options.rounds)
     result = run(options.data, options.peers, scale, options.only, options.threads)
-    file = RESULTS / ("engine-fast.json" if options.fast else "engine.json")
+    file = RESULTS / f"engine-{'fast' if options.fast else kind()}.json"
     file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     show(result)
 

@@ -12,7 +12,7 @@ and the parts of the bare pass, and products alone: `engine_parts.py`
 
 import os
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from math import prod
@@ -32,6 +32,7 @@ from service.engine.bank import Bank, Resident, bare_resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
 from service.engine.native import taken_threads
+from service.engine.sieve import Sieve
 from service.metrics import Metrics
 from service.registry.folder import FolderStore
 from service.registry.registry import Registry
@@ -99,7 +100,7 @@ class FromStore:
         self._share = weights / weights.sum()
         self._asked: deque[list[Future[Resident]]] = deque()
         self._rows = self._misses = 0
-        for task in self._least_recent_first(resident):
+        for task in self._kept(resident):
             self._registry.resident(task)
 
     def __call__(self, batch: Batch) -> list[Floats]:
@@ -130,13 +131,19 @@ class FromStore:
         found.set_result(ready)
         return found
 
-    def _least_recent_first(self, resident: int) -> Iterable[str]:
-        """What long traffic leaves in memory, so that it need not be waited for."""
-        used: OrderedDict[str, None] = OrderedDict()
+    def _kept(self, resident: int) -> Iterable[str]:
+        """What long traffic leaves in the bank, so that it need not be waited for; what goes first comes first."""
+        sieve: Sieve[str] = Sieve()
+        held: set[str] = set()
         for task in self._draw(WARM_UP * resident):
-            used[task] = None
-            used.move_to_end(task)
-        return list(used)[-resident:]
+            if task in held:
+                sieve.ask(task)
+                continue
+            if len(held) == resident:
+                held.remove(sieve.pop())
+            sieve.add(task)
+            held.add(task)
+        return [sieve.pop() for _ in held]
 
 
 def linear_parameters(base: BaseModel) -> int:

@@ -1,6 +1,6 @@
-"""The page of `benchmarks/engine.py`: docs/performance.md, from what it left behind.
+"""The page of `benchmarks/engine.py`: docs/performance.md, from what it left behind for each kind of processor.
 
-    python benchmarks/engine_page.py [--results engine.json] [--docs FOLDER]
+    python benchmarks/engine_page.py [--results FOLDER] [--docs FOLDER]
 
 The same results give the same bytes.
 """
@@ -8,51 +8,64 @@ The same results give the same bytes.
 import argparse
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine_parts import PARTS
+from engine_results import KINDS
 from engine_turns import OURS, Turn
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
-PICTURE = "![{}](performance/{}.svg)"
+PICTURE = "![{}](performance/{}/{}.svg)"
 
 
-def page(results: Results) -> str:
+def page(found: Mapping[str, Results]) -> str:
+    """`found`: by kind of processor."""
+    parts = ["<!-- Written by benchmarks/engine_page.py: change that, not this. -->", "# Performance", introduction()]
+    for kind, results in found.items():
+        parts += [f"## {KINDS[kind]}", *chapter(kind, results)]
+    return "\n\n".join(map(_wrapped, parts)) + "\n"
+
+
+def chapter(kind: str, results: Results) -> Iterator[str]:
     turns = turns_of(results)
     sections = {
         "What is asked of it": [ratios(results)],
-        "Many tasks": [PICTURE.format("Rows a second by number of tasks", "by-tasks"), many_tasks(turns)],
-        "By length": [PICTURE.format("Rows a second by length", "by-length"), by_length(turns)],
+        "Many tasks": [PICTURE.format("Rows a second by number of tasks", kind, "by-tasks"), many_tasks(turns)],
+        "By length": [PICTURE.format("Rows a second by length", kind, "by-length"), by_length(turns)],
         "One row alone": [alone(turns)],
         "Where the time goes": [shares(results)],
         "How near the vectors are": [agreement(results)],
         "What was run": what_was_run(results),
     }
-    parts = ["<!-- Written by benchmarks/engine_page.py: change that, not this. -->", "# Performance"]
-    parts += map(_wrapped, introduction(results))
+    yield workload(results)
     for title, paragraphs in sections.items():
-        parts += [f"## {title}", *map(_wrapped, paragraphs)]
-    return "\n\n".join(parts) + "\n"
+        yield from (f"### {title}", *paragraphs)
 
 
 def turns_of(results: Results) -> dict[Turn, Any]:
     return {Turn(one["workload"], one["contestant"], one["way"]): one for one in results["turns"]}
 
 
-def introduction(results: Results) -> list[str]:
+def introduction() -> str:
+    return (
+        "The mixed-task engine beside its peers, in one run for each kind of processor: each of its rounds runs "
+        "everybody in turn on the same batches of token ids, on the same cores, one at a time. Figures are medians "
+        "over the rounds, with quartiles in brackets; a ratio is taken within each round. The command is "
+        "`python benchmarks/engine.py`, whose docstring says what each side does."
+    )
+
+
+def workload(results: Results) -> str:
     real, scale = results["workloads"]["real"], results["scale"]
-    return [
-        "The mixed-task engine beside its peers, in one run: each of its rounds runs everybody in turn on the same "
-        "batches of token ids, on the same cores, one at a time. Figures are medians over "
-        f"{scale['rounds']} rounds, with quartiles in brackets; a ratio is taken within each round. The command is "
-        "`python benchmarks/engine.py`, whose docstring says what each side does.",
-        f"Texts are of the test sets of sst2 and banking77 in an order drawn once: {real['rows']} rows in "
-        f"{real['batches']} batches, {real['tokens']} tokens, {real['tokens_when_padded']} when every batch is padded "
-        f"to its longest row. The median row has {real['median_length']:g} tokens, the longest {real['longest']}.",
-    ]
+    return (
+        f"{scale['rounds']} rounds. Texts are of the test sets of sst2 and banking77 in an order drawn once: "
+        f"{real['rows']} rows in {real['batches']} batches, {real['tokens']} tokens, {real['tokens_when_padded']} when "
+        "every batch is padded to its longest row. The median row has "
+        f"{real['median_length']:g} tokens, the longest {real['longest']}."
+    )
 
 
 def ratios(results: Results) -> str:
@@ -146,14 +159,16 @@ def _wrapped(paragraph: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "engine.json")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs")
     options = parser.parse_args()
     from engine_pictures import draw  # here, for matplotlib is only needed to draw
 
-    results = json.loads(options.results.read_text(encoding="utf-8"))
-    draw(turns_of(results), options.docs / "performance")
-    (options.docs / "performance.md").write_text(page(results), encoding="utf-8")
+    files = {kind: options.results / f"engine-{kind}.json" for kind in KINDS}
+    found = {kind: json.loads(file.read_text(encoding="utf-8")) for kind, file in files.items() if file.exists()}
+    for kind, results in found.items():
+        draw(turns_of(results), options.docs / "performance" / kind)
+    (options.docs / "performance.md").write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

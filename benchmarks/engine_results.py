@@ -12,6 +12,10 @@ import torch
 
 from engine_parts import PARTS
 from engine_turns import OURS, PRODUCTS, SIDES, Asked, Batches, Turn, product
+from service.engine.native.binding import build_for
+
+# Processors by the engine's kernels for them, and the page's title of each.
+KINDS = {"avx512": "Processors with AVX-512", "avx2": "Processors with AVX2", "torch": "Other processors"}
 
 Times = Mapping[Turn, Sequence[Sequence[float]]]  # seconds of each batch, [rounds][batches]
 
@@ -106,6 +110,12 @@ def described(batches: Batches) -> dict[str, Any]:
         "longest": max(lengths),
         "tokens_when_padded": padded,
     }
+
+
+def kind() -> str:
+    """Of this processor: one of `KINDS`."""
+    build = build_for(torch.cpu.get_capabilities())
+    return build.instructions if build is not None else "torch"
 
 
 def machine(threads: int) -> dict[str, Any]:

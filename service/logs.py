@@ -8,6 +8,7 @@ from pythonjsonlogger.json import JsonFormatter
 from typing_extensions import override
 
 LogFormat = Literal["text", "json"]
+OWN = frozenset(RESERVED_ATTRS)  # of each record
 
 
 class _TextFormatter(logging.Formatter):
@@ -15,7 +16,7 @@ class _TextFormatter(logging.Formatter):
 
     @override
     def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = [f"{name}={value}" for name, value in record.__dict__.items() if name not in RESERVED_ATTRS]
+        fields = [f"{name}={value}" for name, value in record.__dict__.items() if name not in OWN]
         return " ".join([super().formatMessage(record), *fields])
 
 

@@ -2,11 +2,19 @@
 
 import json
 import logging
+import socket
+import subprocess
 import sys
+from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
 from service import logs
+from service.client import NEVER, Client
+from service.errors import RootstockError
+
+PATIENCE = 120.0  # seconds; only a failing test waits so long
 
 
 def record(message: str, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
@@ -53,3 +61,31 @@ def test_everything_is_written_to_standard_error(form: logs.LogFormat, capsys: p
     assert out == ""
     assert [line.startswith("{") for line in err.splitlines()] == [form == "json"]
     assert "listening" in err
+
+
+def test_every_line_of_a_service_is_json_from_its_start_to_its_end(tmp_path: Path, tiny_folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", url.rpartition(":")[2], "--log-format", "json"]
+    command += ["--store", str(tmp_path), "--base-model", str(tiny_folder), "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            with Client(url, retry=NEVER) as client:
+                give_up = monotonic() + PATIENCE
+                while True:
+                    try:
+                        client.predict("embedding", "good film")
+                        break
+                    except RootstockError:
+                        assert process.poll() is None
+                        assert monotonic() < give_up
+                        sleep(0.2)
+            process.terminate()
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (out, process.returncode) == ("", 0)
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert {"service.api.services", "service.api.journal", "uvicorn.error"} <= {line["logger"] for line in lines}
+    assert [line["status"] for line in lines if line.get("path") == "/predict/embedding"][-1:] == [200]

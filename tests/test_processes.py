@@ -30,7 +30,7 @@ A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pyt
 class Process:
     """`rootstock serve` on a store that outlives it."""
 
-    def __init__(self, store: Path, base: Path, *options: str, until: str = "ready") -> None:
+    def __init__(self, store: Path | str, base: Path, *options: str, until: str = "ready") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

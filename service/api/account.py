@@ -76,7 +76,6 @@ def counted(request: Request, metrics: Metrics) -> Iterator[list[str]]:
     try:
         yield account.tasks
         outcome = "answered"
-        _count_answered(account, metrics)
     except RootstockError as error:
         outcome = error.code
         raise
@@ -84,20 +83,21 @@ def counted(request: Request, metrics: Metrics) -> Iterator[list[str]]:
         outcome = "cancelled"
         raise
     finally:
-        if not account.tasks:
-            metrics.requests.labels("", outcome).inc()
-        for task in account.tasks:
-            with metrics.label(task) as label:
-                metrics.requests.labels(label, outcome).inc()
+        _count(account, outcome, metrics)
 
 
-def _count_answered(account: Account, metrics: Metrics) -> None:
+def _count(account: Account, outcome: str, metrics: Metrics) -> None:
     seconds, course = monotonic() - account.started, account.course
-    for task, inputs, tokens, truncated in account.usage:
+    usage = {one.task: one for one in account.usage} if outcome == "answered" else {}
+    if not account.tasks:
+        metrics.requests.labels("", outcome).inc()
+    for task in account.tasks:
         with metrics.label(task) as label:
-            metrics.request_seconds.labels(label).observe(seconds)
-            metrics.request_queue_seconds.labels(label).observe(course.queue_seconds)
-            metrics.request_engine_seconds.labels(label).observe(course.engine_seconds)
-            metrics.inputs.labels(label).inc(inputs)
-            metrics.input_tokens.labels(label).inc(tokens)
-            metrics.truncated.labels(label).inc(truncated)
+            metrics.requests.labels(label, outcome).inc()
+            if task in usage:
+                metrics.request_seconds.labels(label).observe(seconds)
+                metrics.request_queue_seconds.labels(label).observe(course.queue_seconds)
+                metrics.request_engine_seconds.labels(label).observe(course.engine_seconds)
+                metrics.inputs.labels(label).inc(usage[task].inputs)
+                metrics.input_tokens.labels(label).inc(usage[task].tokens)
+                metrics.truncated.labels(label).inc(usage[task].truncated)

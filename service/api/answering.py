@@ -99,7 +99,7 @@ async def answer(
     """What each task answers to the inputs, in the tasks' order; all in one job.
 
     Args:
-        request: of the caller who waits; None: nobody does, and others go first.
+        request: of the caller who waits; None: nobody does, so others go first, and no quota is charged.
         account: what it takes is noted there.
 
     Raises:
@@ -108,8 +108,9 @@ async def answer(
         OverQuota: one of the tasks has had its tokens.
         Overloaded, DeadlineExceeded, EngineFault, CallerLeft
     """
-    for task in residents:
-        services.quotas.check(task, monotonic())
+    if request is not None:
+        for task in residents:
+            services.quotas.check(task, monotonic())
     given = _checked(residents, inputs, parameters, services.settings.max_inputs)
     tracing = services.tracing if request is not None else None
     if tracing is not None:
@@ -125,9 +126,12 @@ async def answer(
     rows = [Row(row, one.resident) for number, one in order for row in one.readings[number].rows]
     line = next(iter(residents)) if len(residents) == 1 else SEVERAL
     future = services.runner.submit(rows, line, account.deadline, spare=request is None, course=account.course)
-    for one in asked:
-        services.quotas.charge(one.task, one.tokens, monotonic())
-    outputs = await (_while_awaited(request, future) if request is not None else asyncio.wrap_future(future))
+    if request is None:
+        outputs = await asyncio.wrap_future(future)
+    else:
+        for one in asked:
+            services.quotas.charge(one.task, one.tokens, monotonic())
+        outputs = await _while_awaited(request, future)
 
     def decoded() -> list[Answered]:
         left = iter(outputs)

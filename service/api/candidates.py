@@ -20,6 +20,8 @@ router = APIRouter(prefix="/adapters/{task}/candidate", tags=["adapters"], depen
     summary="Try a version beside the active one, or change how much",
 )
 async def nominate(task: str, request: Request, services: ServicesHere) -> AdapterAnswer:
+    """Its share of the requests is run by both versions, and the mode says which of the two answers. Called again, it
+    changes mode and share. Answers as GET /adapters/{task} does."""
     wanted = await read_json(request, CandidateRequest, services.settings)
     share = 1.0 if wanted.share is None else wanted.share
     candidate = Candidate(version=wanted.version, mode=wanted.mode, share=share)
@@ -30,6 +32,7 @@ async def nominate(task: str, request: Request, services: ServicesHere) -> Adapt
 
 @router.post("/promote", responses=documented(404, 409, 422, 500, 503), summary="Make the candidate the active version")
 async def promote(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
+    """From the next request on."""
     version = await change(services, services.registry.promote, task, caller(request))
     return version_answer(services.registry.task(task), version)
 

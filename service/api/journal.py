@@ -74,4 +74,10 @@ def _write(scope: Scope, account: Account) -> None:
     span = get_current_span().get_span_context()
     if span.is_valid:
         fields["trace_id"] = format_trace_id(span.trace_id)
-    log.info("answered" if account.status < 400 else "refused" if account.status < 500 else "failed", extra=fields)
+    log.info(_outcome(account.status), extra=fields)
+
+
+def _outcome(status: int) -> str:
+    if not status:
+        return "cut off"  # before an answer began
+    return "answered" if status < 400 else "refused" if status < 500 else "failed"

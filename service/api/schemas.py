@@ -113,7 +113,7 @@ class CandidateRequest(_Request):
         default=None,
         ge=0,
         le=1,
-        description="of the requests, those that fall to the candidate: both versions score them; needed for mode "
+        description="of the requests, those that fall to the candidate: both versions run them; needed for mode "
         "share, else all when left out",
     )
 
@@ -189,7 +189,7 @@ class Latency(BaseModel):
 
 class SeenAnswer(BaseModel):
     version: int
-    requests: int = Field(description="answered, or scored in the shadow")
+    requests: int = Field(description="answered, or run in the shadow")
     failed: int = Field(description="of these")
     latency: Latency = Field(description=f"over the last {WINDOW} that did not fail")
 

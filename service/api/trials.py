@@ -16,7 +16,7 @@ Outcome = Literal["agreed", "differed", "failed", "dropped"]
 
 
 class Seen:
-    """What one version did, scored in the shadow or answered."""
+    """What one version did, run in the shadow or answered."""
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -50,6 +50,10 @@ class Trial:
         self.seen: dict[Role, Seen] = {"active": Seen(active), "candidate": Seen(candidate.version)}
         self.inputs: dict[Outcome, int] = {"agreed": 0, "differed": 0, "failed": 0, "dropped": 0}
         self._metrics: Metrics | None = metrics
+        for role in self.seen:  # a rate needs to have seen that there was none
+            metrics.release_failures.labels(task, role)
+        for outcome in self.inputs:
+            metrics.release_inputs.labels(task, outcome)
 
     @property
     def versions(self) -> tuple[int, int]:
@@ -66,7 +70,7 @@ class Trial:
         return self.inputs["agreed"] / self.compared if self.compared else None
 
     def took(self, role: Role, seconds: float) -> None:
-        """A version has scored a request."""
+        """A version has run a request."""
         self.seen[role].took(seconds)
         if self._metrics is not None:
             self._metrics.release_seconds.labels(self.task, role).observe(seconds)

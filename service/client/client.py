@@ -152,7 +152,7 @@ class _Calls:
 
         Args:
             mode: shadow: the active version answers all; share: the candidate answers its share.
-            share: of the requests, 0 to 1: those that both versions score. All by default, for mode shadow.
+            share: of the requests, 0 to 1: those that both versions run. All by default, for mode shadow.
         """
         body = encode({"version": version, "mode": mode, "share": share})
         request = Request("POST", f"/adapters/{_quoted(task)}/candidate", body, repeatable=False)

@@ -146,6 +146,7 @@ class Metrics:
         self._clock = clock
         self._chosen = clock()
         self._lock = Lock()  # no label changes hands between asking for it and counting under it
+        self._scrape = Lock()  # one at a time; nobody who counts waits for it
 
     @contextmanager
     def label(self, task: str) -> Iterator[str]:
@@ -162,25 +163,28 @@ class Metrics:
         A change of labels happens here: what was scraped is the last of the one series and the first of the other, so
         a scraper that goes on from it misses nothing between them.
         """
-        with self._lock:
-            lost: list[str] = []
-            if self._clock() - self._chosen >= self._round_seconds:
-                self._chosen = self._clock()
-                lost = self._change()
-            collected = _Collected(list(self.registry.collect()))
-            for task in lost:
-                for row in BUSIEST:
-                    self.families[row.name].remove_by_labels({"task": task})
+        with self._scrape:
+            due = self._clock() - self._chosen >= self._round_seconds
+            collected = self._change() if due else self._collect()
         return generate_latest(collected)
 
-    def _change(self) -> list[str]:
-        """Begins the series of tasks that got a label; gives those that lost theirs."""
-        changes = self._busiest.choose()
-        for _, task in changes:
-            for row in BUSIEST:
-                if row.labels == ("task",):
-                    self.families[row.name].labels(task)
-        return [task for task, _ in changes]
+    def _collect(self) -> "_Collected":
+        return _Collected(list(self.registry.collect()))
+
+    def _change(self) -> "_Collected":
+        """Has labels change hands; collects before the series of those that lost theirs are gone."""
+        with self._lock:
+            self._chosen = self._clock()
+            changes = self._busiest.choose()
+            for _, task in changes:
+                for row in BUSIEST:
+                    if row.labels == ("task",):
+                        self.families[row.name].labels(task)
+            collected = self._collect()
+            for task, _ in changes:
+                for row in BUSIEST:
+                    self.families[row.name].remove_by_labels({"task": task})
+        return collected
 
 
 class _Collected:

@@ -251,6 +251,8 @@ class Registry:
             if task.candidate != candidate:
                 self._commit(after.logged("nominate", by, task.active, version))
                 self._bank.keep(name, resident)
+            else:
+                self._confirm(task)
             return self.task(name)
 
         return self._change(name, nominated)
@@ -481,7 +483,8 @@ class Registry:
         with self._changing:
             task = self._tasks.get(name)
             if task is not None and number in task.versions:  # another's change has made it known
-                self._tasks = {**self._tasks, name: task.without(number)}
+                last = number - 1 if number == task.last else task.last
+                self._tasks = {**self._tasks, name: replace(task.without(number), last=last)}
 
     def _write(self, task: Task, upload: Upload) -> Task:
         """Writes an upload's file under the first free number.

@@ -16,7 +16,7 @@ PLACES = 2**53  # that a key may fall to; what a float can tell apart below 1
 class Candidate(BaseModel):
     """The version that is tried out; part of the task's state.
 
-    In either mode, a request that falls to the candidate is scored by both versions; the mode says which one answers.
+    In either mode, a request that falls to the candidate is run by both versions; the mode says which one answers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -98,6 +98,8 @@ def _sound(column: str, text: str) -> str:
 def _words(row: Row, column: str) -> list[str]:
     value = row.get(column)
     words = value.split() if isinstance(value, str) else value
+    if isinstance(words, list) and words and all(isinstance(word, int) for word in words):
+        raise ValueError(f"column {column} holds numbers; write tags by their names, O, B-… and I-…")
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word.strip() for word in words):
         raise ValueError(f"column {column} is not a list of words")
     return [_sound(column, word.strip()) for word in words]

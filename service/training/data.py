@@ -11,7 +11,7 @@ from service.errors import BadData
 from service.tasks import Given, Label
 from service.training.cells import answers_of, either_of, entities_of, label_of, labels_of, passage_of, text_of
 from service.training.columns import GUESSED, Columns, Layout, find_layout
-from service.training.formats import Row, read_rows
+from service.training.formats import Row, place, read_rows
 from service.training.tags import join
 
 LABELS: dict[str, Callable[[Row, str], Label]] = {"label": label_of, "labels": labels_of, "either": either_of}
@@ -51,7 +51,7 @@ def read_examples(path: Path, columns: Columns = GUESSED, kind: KindName | None 
         try:
             examples.append(_example(row, layout, line))
         except ValueError as error:
-            raise BadData(f"{path}:{line}: {error}") from error
+            raise BadData(f"{place(path, line)}: {error}") from error
     return examples
 
 
@@ -82,7 +82,7 @@ def tagged(words: Sequence[str], tags: Sequence[str]) -> Example:
 def split(examples: Sequence[Example], share: float, seed: int, stratify: bool) -> tuple[list[Example], list[Example]]:
     """Sets `share` of the examples aside, at random but repeatably; each one for itself.
 
-    The parts of the experiment's data sets come from here (`benchmarks/datasets.py`), and must stay what they are; a
+    The parts of the experiment's data sets come from here (`benchmarks/data_sets.py`), and must stay what they are; a
     training sets its validation rows aside with more care (`splitting.set_aside`).
 
     Where `stratify`, by label: each gives its share, and at least one example if it has two.

@@ -30,6 +30,11 @@ def read_rows(path: Path) -> Iterator[Line]:
     yield from rows(path, _text(path))
 
 
+def place(path: Path, number: int) -> str:
+    """Where a row of `read_rows` stands, as errors say it."""
+    return f"{path}: question {number}" if FORMATS[path.suffix.lower()] is _squad_rows else f"{path}:{number}"
+
+
 def _text(path: Path) -> str:
     """UTF-8; or UTF-16 with its mark at the start, which is what spreadsheets call Unicode."""
     try:
@@ -50,8 +55,8 @@ def _lines(text: str) -> StringIO:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Line]:
-    """Spreadsheets write the separator of their country: the header tells which."""
-    header = next(iter(_lines(text)), "")
+    """Spreadsheets write the separator of their country: the header tells which, outside of quotes."""
+    header = re.sub('"[^"]*"', "", next(iter(_lines(text)), ""))
     separator = next((one for one in ",;\t" if one in header), ",")
     return _table_rows(path, csv.reader(_lines(text), delimiter=separator, strict=True))
 
@@ -66,19 +71,22 @@ def _table_rows(path: Path, reader: Any) -> Iterator[Line]:
     line = 1  # the row's first: a quoted text may run over several
     try:
         for cells in reader:
-            if cells and not names:
+            filled = any(cell.strip() for cell in cells)  # below its rows, a spreadsheet writes some of empty cells
+            if filled and not names:
                 names = _distinct(f"{path}:{line}", cells)
-            elif cells and len(cells) != len(names):
+            elif filled and len(cells) != len(names):
                 raise BadData(f"{path}:{line}: expected {len(names)} columns, found {len(cells)}")
-            elif cells:
-                yield line, dict(zip(names, cells, strict=True))
+            elif filled:
+                yield line, {name: cell for name, cell in zip(names, cells, strict=True) if name.strip()}
             line = reader.line_num + 1
     except csv.Error as error:
         raise BadData(f"{path}:{line}: {error}") from error
 
 
 def _distinct(place: str, names: list[str]) -> list[str]:
-    if len(set(names)) != len(names):
+    """The header; columns without a name, such as a spreadsheet writes beside its table, are nobody's."""
+    named = [name for name in names if name.strip()]
+    if len(set(named)) != len(named):
         raise BadData(f"{place}: two columns have one name: {', '.join(names)}")
     return names
 

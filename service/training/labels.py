@@ -1,5 +1,6 @@
 """A data set's labels as a whole: what they are for, whether they can be learned, and what is doubtful about them."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +9,13 @@ from service.adapters.manifest import KindName
 from service.errors import BadData
 from service.tasks import Given, Label, Span
 from service.tasks.regression import number
+from service.training.cells import LABEL_SEPARATOR
 from service.training.data import Example
 
 FEW_VALUES = 20  # numbers with no more distinct values than this, all of them whole, are taken for classes
 MOST = 0.9  # share of the labels from which the others are taken for mistakes
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+SEPARATORS = re.compile(r"[|,;/]")  # that people write between several labels
 
 
 def names_of(label: Label) -> list[str]:
@@ -81,6 +85,38 @@ def doubts(kind: KindName, examples: Sequence[Example]) -> Iterator[str]:
     alike = [" and ".join(sorted(names)) for names in spelt.values() if len(names) > 1]
     if alike:
         yield f"labels that differ only by case are taken for different ones: {', '.join(alike[:5])}"
+    names = {name for spellings in spelt.values() for name in spellings}
+    if kind != "tagging" and (joined := sorted(name for name in names if _holds_others(name, names))):
+        yield (
+            f"labels that look like several: {', '.join(map(repr, joined[:5]))}; for several labels an input, name "
+            f"--kind multilabel and separate them by {LABEL_SEPARATOR}"
+        )
+    if kind == "tagging":
+        yield from _misplaced(examples)
+
+
+def _holds_others(name: str, names: set[str]) -> bool:
+    return any(part.strip() in names - {name} for part in SEPARATORS.split(name))
+
+
+def _misplaced(examples: Sequence[Example]) -> Iterator[str]:
+    """Whether entities are cut off, as where places count from 1, or an end is its entity's last character."""
+    spans = [(example, span) for example in examples for span in example.label if isinstance(span, Span)]
+    cut = [(example, span) for example, span in spans if _is_cut(example.text, span)]
+    if cut:
+        example, span = cut[0]
+        yield (
+            f"{len(cut):,} of {len(spans):,} entities begin or end within a word or with a space, as "
+            f"{example.text[span.start : span.end]!r} in line {example.line}; places count from 0, an end is the place "
+            "behind the entity"
+        )
+
+
+def _is_cut(text: str, span: Span) -> bool:
+    """Scripts that put no space between words are left alone."""
+    inside = text[span.start : span.end]
+    edges = text[max(0, span.start - 1) : span.start + 1], text[span.end - 1 : span.end + 1]
+    return inside != inside.strip() or (" " in text and any(len(edge) == 2 and edge.isalpha() for edge in edges))
 
 
 def _are_numbers(examples: Sequence[Example], path: Path) -> bool:
@@ -88,6 +124,13 @@ def _are_numbers(examples: Sequence[Example], path: Path) -> bool:
     values = [_value(example) for example in examples]
     known = [value for value in values if value is not None]
     distinct = set(known)
+    commas = [example for example in examples if DECIMAL_COMMA.fullmatch(str(example.label))]
+    if len({example.label for example in commas}) > FEW_VALUES and len(known) + len(commas) >= MOST * len(values):
+        first = commas[0]
+        raise BadData(
+            f"{path}:{first.line}: {first.label!r} has a comma, where a number has a point, and so have "
+            f"{len(commas):,} of {len(values):,} labels; mend them, or name the --kind"
+        )
     if len(known) < MOST * len(values) or (len(distinct) <= FEW_VALUES and all(map(float.is_integer, distinct))):
         return False
     if len(known) < len(values):

@@ -1,6 +1,6 @@
 """What to train, and on what: a plan, and the examples that its files hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -79,7 +79,16 @@ def read_data(plan: Plan) -> Data:
                 "name other rows with --validation"
             )
     test = read_examples(plan.test, plan.columns, kind) if plan.test else []
+    found += _seen(validation, training, "validation rows are among those trained on")
+    found += _seen(test, [*training, *validation], "test rows are among those trained on or chosen by")
     return Data(kind, training, validation, test, found)
+
+
+def _seen(rows: Sequence[Example], before: Sequence[Example], said: str) -> Iterator[str]:
+    """Inputs that stand in both, whatever their labels."""
+    known = {example.given for example in before}
+    if count := sum(example.given in known for example in rows):
+        yield f"{count:,} of {len(rows):,} {said}: figures on them are too good"
 
 
 def tokens_read(base: BaseModel, plan: Plan, kind: KindName) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-WIDTH, HEIGHT, MARGIN = 560, 220, 36  # of a picture, pixels
+WIDTH, HEIGHT, MARGIN = 560, 220, 48  # of a picture, pixels
 
 
 def render(report: dict[str, Any]) -> str:

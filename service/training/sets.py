@@ -11,6 +11,7 @@ from service.engine.base_model import BaseModel
 from service.errors import BadData
 from service.tasks import Kind, Label, Labelled, Reading, TokenizedRow, kind_of, read_for
 from service.training.data import Example
+from service.training.formats import place
 
 CHUNK = 1024  # inputs whose tokens are in memory at once, where they are only counted
 
@@ -34,11 +35,11 @@ class Unfit(ValueError):
 
     def __init__(self, number: int, example: Example, cause: str) -> None:
         super().__init__(f"row {number}: {cause}")
-        self._place = f":{example.line}: {cause}" if example.line else f": {self}"
+        self._line, self._cause = example.line, cause
 
     def of(self, path: Path) -> BadData:
         """The same, with the file that the example stands in, and its line there."""
-        return BadData(f"{path}{self._place}")
+        return BadData(f"{place(path, self._line)}: {self._cause}" if self._line else f"{path}: {self}")
 
 
 def check_examples(manifest: Manifest, examples: Sequence[Example]) -> None:

@@ -204,6 +204,16 @@ def test_a_full_queue_drops_shadows_and_no_answer(
         assert seen["dropped"] > 0
 
 
+def test_a_shadow_costs_nothing_of_the_tasks_quota(tmp_path: Path, tiny_base: BaseModel, make: Make) -> None:
+    with harness(tmp_path, tiny_base, quotas="mood=1000") as service:
+        for seed in (1, 2):
+            service.upload("mood", make(seed), activate=seed == 1)
+        start(service, 2, "shadow")
+        assert service.predict("mood", TEXTS * 5).status_code == 200  # more than a second's, so it is overdrawn
+        assert_problem(service.predict("mood", "good film"), 429, "over_quota", "task mood has had")
+        assert settled(service, 5 * len(TEXTS))["compared"] == 5 * len(TEXTS)
+
+
 def test_a_share_is_sticky_by_key_and_without_one_by_the_input(mood: Harness) -> None:
     start(mood, 2, "share", 0.5)
     by_key = {f"user-{number}": ask(mood, "good film", f"user-{number}") for number in range(60)}

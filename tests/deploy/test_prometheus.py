@@ -159,6 +159,10 @@ def test_a_service_in_good_order_is_recorded_and_shown_and_fires_nothing(tmp_pat
     with watched(tmp_path, tiny_base, max_resident=1, spare_versions=1) as service:
         for task in ("mood", "colour"):
             service.http.put(f"/adapters/{task}", content=make_adapter(tiny_base)).raise_for_status()
+        other = make_adapter(tiny_base, seed=1)
+        service.http.put("/adapters/mood?activate=false", content=other).raise_for_status()
+        nominated = {"version": 2, "mode": "shadow"}
+        service.http.post("/adapters/mood/candidate", json=nominated).raise_for_status()
         with service.asked("embedding", *["mood"] * 8, *["colour"] * 8):
             until(lambda: all(service.prometheus.query(name) for name in recorded()))
             variables = {"$job": "rootstock", "$instance": ".*", "$__rate_interval": "6s"}

@@ -58,6 +58,8 @@ def test_places_are_the_same_in_every_process_and_release_of_the_software() -> N
     """Replicas agree on them, and an upgrade moves nobody."""
     assert place("mood", 2, "user-17") == 0.5294627100899306
     assert place("mood", 2, key_of([["good film"]])) == 0.5430950178241503
+    assert candidate(0.53).takes("mood", "user-17")
+    assert not candidate(0.52).takes("mood", "user-17")
 
 
 @given(INPUTS, INPUTS)

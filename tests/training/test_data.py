@@ -84,6 +84,16 @@ def test_empty_lines_of_a_table_are_no_rows(tmp_path: Path) -> None:
     assert read_examples(path) == [Example("x", None, "y")]
 
 
+def test_what_a_spreadsheet_leaves_below_and_beside_its_table_is_not_read(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", ";;;\n;text;label;\n1;x;y;\n;;;\n; ;;\n")
+    assert read_examples(path) == [Example("x", None, "y")]
+
+
+def test_a_name_in_quotes_may_hold_another_separator(tmp_path: Path) -> None:
+    path = _file(tmp_path, "data.csv", '"text, as sent";label\nx;y\n')
+    assert read_examples(path, Columns(text="text, as sent")) == [Example("x", None, "y")]
+
+
 def test_numbers_in_jsonl_are_labels_too(tmp_path: Path) -> None:
     path = _file(tmp_path, "data.jsonl", '{"text": "x", "score": 2.5}\n{"text": "y", "score": 3}\n')
     assert [example.label for example in read_examples(path)] == ["2.5", "3"]
@@ -392,7 +402,8 @@ def _asked(answers: Any, **columns: Any) -> str:
         ("data.jsonl", '{"tokens": ["a", "cat"], "tags": ["O"]}', ":1: 2 words, but 1 tags"),
         ("data.jsonl", '{"tokens": ["a", 5], "tags": ["O", "O"]}', ":1: column tokens is not a list of words"),
         ("data.jsonl", '{"tokens": ["a", " "], "tags": ["O", "O"]}', ":1: column tokens is not a list of words"),
-        ("data.jsonl", '{"tokens": ["a"], "tags": [0]}', ":1: column tags is not a list of words"),
+        ("data.jsonl", '{"tokens": ["a"], "tags": [0]}', ":1: column tags holds numbers; write tags by their names"),
+        ("data.jsonl", '{"tokens": ["a"], "tags": [null]}', ":1: column tags is not a list of words"),
         ("data.jsonl", '{"text": "a", "entities": 5}', ":1: column entities is neither a list of {start"),
         ("data.jsonl", '{"text": "a"}\n', ": which column holds the label"),
         (
@@ -421,7 +432,11 @@ def _asked(answers: Any, **columns: Any) -> str:
         ("data.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"]}', ":2: column tags is missing"),
         ("data.jsonl", _asked("In") + '\n{"question": "x", "context": "y"}', ":2: column answers is missing"),
         ("data.json", '{"data": [{"paragraphs": [{"context": "x"}]}]}', ": not in SQuAD's form"),
-        ("data.json", '[{"context": "x", "qas": [{"question": "y", "answers": ["z"]}]}]', ":1: answer 'z' does not"),
+        (
+            "data.json",
+            '[{"context": "x", "qas": [{"question": "y", "answers": ["z"]}]}]',
+            ": question 1: answer 'z' does not",
+        ),
     ],
     ids=lambda value: value[:40],
 )

@@ -46,6 +46,7 @@ def test_the_kind_is_seen_from_the_labels(labels: list[Any], kind: KindName) -> 
         ([*NUMBERS, "-", "-"], ":51: '-' is no number; 49 of 51 labels are"),
         ([*map(str, range(FEW_VALUES + 1)), "nan"], f":{FEW_VALUES + 3}: 'nan' is no number; 21 of 22 labels are"),
         ([(), ()], ": no row has a label.*--kind"),
+        (["7", *(f"{n},5" for n in range(FEW_VALUES + 1))], ":3: '0,5' has a comma, .* 21 of 22 labels; .* --kind"),
     ],
 )
 def test_labels_that_tell_no_kind_are_refused_with_the_reason(labels: list[Any], cause: str) -> None:
@@ -91,6 +92,11 @@ def test_labels_that_are_all_different_are_taken_for_the_texts() -> None:
         ("classification", [("a", "Pos"), ("b", "neg"), ("c", "pos")], ["only by case .*: Pos and pos$"]),
         ("tagging", [("a", (Span(0, 1, "LOC"),)), ("b", (Span(0, 1, "loc"),))], ["only by case .*: LOC and loc$"]),
         ("answer", [("a", (Span(0, 1, "It"),)), ("b", (Span(0, 1, "it"),))], []),
+        ("classification", [("a", "x"), ("b", "x, y"), ("c", "z, v")], ["look like several: 'x, y'; .* by |$"]),
+        ("multilabel", [("a", ("x",)), ("b", ("x;y",)), ("c", ("x/", "z"))], ["look like several: 'x/', 'x;y'; "]),
+        ("tagging", [("a b", (Span(0, 2, "x"), Span(2, 3, "x")))], ["^1 of 2 entities .* as 'a ' in line 0; "]),
+        ("tagging", [("an us", (Span(0, 1, "x"),)), ("an us", (Span(4, 5, "x"),))], ["copies", "^2 of 2 entities"]),
+        ("tagging", [("an us.", (Span(0, 2, "x"), Span(3, 5, "x"))), ("我住柏林", (Span(2, 4, "x"),))], []),
     ],
 )
 def test_what_is_doubtful_is_said(kind: KindName, rows: list[tuple[str, Any]], said: list[str]) -> None:

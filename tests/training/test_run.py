@@ -333,6 +333,16 @@ def test_questions_on_one_passage_alone_cannot_be_set_aside(plan: Plan, tmp_path
         read_data(replace(plan, training=training))
 
 
+def test_rows_that_were_seen_before_are_told(plan: Plan, tmp_path: Path) -> None:
+    training, validation, test = (
+        write_csv(tmp_path / f"{part}.csv", sentiment(40, 1)[:rows] + sentiment(20, seed))
+        for part, rows, seed in (("training", 40, 2), ("validation", 3, 3), ("test", 0, 3))
+    )
+    named = replace(plan, training=training, validation=validation, test=test)
+    assert [line.split(" rows ")[0] for line in read_data(named).doubts] == ["3 of 23 validation", "20 of 20 test"]
+    assert not read_data(replace(named, validation=None)).doubts
+
+
 @pytest.mark.parametrize("kind", ["multilabel", "tagging"])
 def test_a_label_that_stands_in_one_row_alone_can_be_trained(
     tiny_base: BaseModel, plans: Mapping[KindName, Plan], tmp_path: Path, kind: KindName

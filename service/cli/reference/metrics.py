@@ -17,7 +17,8 @@ The label `task` has no more than `--metrics-tasks` values: the busiest tasks ha
 task without one takes over the label of one that had less than half of its requests. Then the series of that one end,
 and those of the other begin at nothing. No counter ever falls, and the increases of all labels add up to what happened,
 however labels change hands. With several scrapers, all but the one whose scrape brought the change may miss what the
-last interval of a series held, as at any end of a series. A service with 500 tasks exposes less than 300 KB.
+last interval of a series held, as at any end of a series. A service with 500 tasks exposes less than 300 KB. Gradual
+releases are told by task without a limit, as long as they last.
 """
 
 

@@ -74,7 +74,7 @@ inline Floats load(const float16* from, Mask some) {
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
 }
 
-// The lower halves of words; those do not fill more.
+// Words as halves; what lies outside of 0 to 65535 becomes the nearer of the two.
 inline __m256i narrowed(Words words) {
   return _mm256_permute4x64_epi64(_mm256_packus_epi32(words.low, words.high), 0xd8);
 }

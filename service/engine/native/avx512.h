@@ -59,8 +59,8 @@ inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats max(Floats a, Floats b, Mask some) { return _mm512_mask_max_ps(a, some, a, b); }  // a elsewhere
 inline Floats only(Mask some, Floats x) { return _mm512_maskz_mov_ps(some, x); }                // zero elsewhere
 inline Floats absolute(Floats x) { return _mm512_abs_ps(x); }
-inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, 0); }                // to a whole number
-inline Floats times_power(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }      // x·2ⁿ, for whole n
+inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, 0); }            // to a whole number
+inline Floats times_power(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }  // x·2ⁿ, for whole n
 
 inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
 inline float least(Floats x) { return _mm512_reduce_min_ps(x); }
@@ -71,7 +71,7 @@ inline Floats pick(const float* table, Floats places) {
   return _mm512_permutexvar_ps(_mm512_cvtps_epi32(places), load(table));
 }
 
-// sum + a·b, where each word holds two bfloat16, or four bytes: of b, and of a as signed ones.
+// sum + a·b, where each word holds two bfloat16, or four bytes: a's without a sign, b's with one.
 inline Floats add_products(Floats sum, Words a, Words b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 inline Words add_products(Words sum, Words a, Words b) { return _mm512_dpbusd_epi32(sum, a, b); }
 

@@ -1,6 +1,9 @@
 // The forward pass over some layers of an encoder: all rows of a batch, each with its own adapter. `Number` is float or
 // bfloat16, the type of token vectors; sums are float32, matrices packed (product.h). All this is compiled once for each
 // kind of processor (vectors.h).
+#include <algorithm>
+#include <vector>
+
 #include "adapters.h"
 #include "attention.h"
 #include "laying.h"
@@ -26,7 +29,7 @@ struct Model {
   int64_t room;        // numbers a token that a pass works in: hidden + max(4·hidden, ffn_in + gated·inner)
 };
 
-constexpr long kPart = 512;  // tokens that one thread takes through all layers, at most
+constexpr long kPart = 256;  // tokens that one thread takes through all layers, at most
 
 enum Target { query, key, value, attention_out, ffn_in, ffn_out, kTargets };
 enum Place { after_attention, after_ffn, kPlaces };
@@ -136,10 +139,11 @@ void through_part(const Model& model, const Batch& batch, const Part& part, long
 // over. Where sub-layers normalise last, the two are the same.
 //
 // Rows do not touch each other. So a large batch is parted, and each thread takes its parts through all layers, waiting
-// for nobody; a small one goes through them whole, and the threads share each step.
+// for nobody; a small one goes through them whole, and the threads share each step. There are more parts than threads: one
+// that is held up, by an adapter being read or by another process, leaves the next part to the others.
 template <class Number>
 void through(const Model& model, const Batch& batch, long from, long to, Number* stream, Number* x, Number* room) {
-  const long tokens = batch.tokens, n = workers() * ((tokens + kPart * workers() - 1) / (kPart * workers()));
+  const long tokens = batch.tokens, many = workers(), n = many * ((tokens + kPart * many - 1) / (kPart * many));
   const auto first_row = [&](long part) {  // the one that begins next to its share of the tokens
     long row = 0;
     while (row < batch.rows && batch.row_starts[row] + batch.row_starts[row + 1] < 2 * part * tokens / n) row++;
@@ -149,12 +153,13 @@ void through(const Model& model, const Batch& batch, long from, long to, Number*
     const long row = first_row(i), end = i + 1 < n ? first_row(i + 1) : batch.rows;
     return Part{row, end, batch.row_starts[row], batch.row_starts[end]};
   };
-  long longest = 0;
+  std::vector<long> taken(many);  // tokens, by whoever is free first
   for (long i = 0; i < n; i++) {
     const Part part = part_of(i);
-    if (part.to - part.from > longest) longest = part.to - part.from;
+    *std::min_element(taken.begin(), taken.end()) += part.to - part.from;
   }
-  if (workers() < 2 || tokens < 2 * kTile * n || longest > tokens / n + kTile / 2) {
+  const long most = *std::max_element(taken.begin(), taken.end());
+  if (many < 2 || tokens < 2 * kTile * many || most > tokens / many + kTile) {
     through_part(model, batch, {0, batch.rows, 0, tokens}, from, to, stream, x, room);
     return;
   }
