@@ -161,9 +161,9 @@ def apart(coroutine: Any, *arguments: Any) -> tuple[Any, float]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """In milliseconds."""
+    """In milliseconds; 0 of none."""
     order = sorted(values)
-    return round(1000 * order[int(share * (len(order) - 1))], 2) if order else float("nan")
+    return round(1000 * order[int(share * (len(order) - 1))], 2) if order else 0.0
 
 
 def described(sent: Sequence[Sent], seconds: float, cpu: float) -> dict[str, Any]:

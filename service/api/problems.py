@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route, Router
 from starlette.types import Scope
 
 from service.api.account import REQUEST_ID, Account, account_of
@@ -135,8 +135,10 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _methods(request: Request) -> set[str]:
     """Those that the path takes."""
-    found = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in found for method in getattr(route, "methods", ())}
+    # Routers that were included are routes that hold others.
+    parts = (getattr(route, "original_router", None) or Router([route]) for route in request.app.routes)
+    routes = (route for part in parts for route in part.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
 
 
 def _validation(request: Request, error: Exception) -> JSONResponse:
