@@ -23,6 +23,7 @@ from service.errors import (
     Conflict,
     RootstockError,
     StoreUnreachable,
+    UnknownCandidate,
     UnknownTask,
     UnknownVersion,
 )
@@ -444,7 +445,7 @@ class Registry:
             try:
                 with self._changing, suppress(Changed):
                     return change(self._tasks.get(name, Task(name)))
-            except (UnknownTask, UnknownVersion, Conflict):
+            except (UnknownTask, UnknownVersion, UnknownCandidate, Conflict):
                 if attempt:
                     raise
             self._catch_up_now(name)
@@ -518,8 +519,7 @@ class Registry:
         Raises:
             Changed, BadStore
         """
-        kept = self._store.state(task.name)
-        if (kept and kept.tag) != (task.kept and task.kept.tag):
+        if not self._is_current(task):
             raise Changed
 
     def _commit(self, task: Task, served: Resident | None = None) -> None:
@@ -574,15 +574,20 @@ class Registry:
         return task
 
     def _latest(self, name: str, number: int | None = None) -> Task:
-        """A task that is to be changed; one of which this is not known yet, as the store has it.
+        """A task that is to be changed, as the store has it: what is refused is not refused for an old view of it.
 
         Raises:
             UnknownTask, BadStore
         """
         task = self._tasks.get(name)
-        if task is None or (number is not None and number not in task.versions):
+        if task is None or (number is not None and number not in task.versions) or not self._is_current(task):
             self._catch_up_now(name)
         return self.task(name)
+
+    def _is_current(self, task: Task) -> bool:
+        """Whether the task's state in the store is the one that is known here."""
+        kept = self._store.state(task.name)
+        return (kept and kept.tag) == (task.kept and task.kept.tag)
 
     def _catch_up_now(self, name: str) -> None:
         with self._following:
