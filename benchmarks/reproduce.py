@@ -197,8 +197,9 @@ def train(run: Run, data: Path, work: Path) -> bool:
     rows, some = folder / "train.jsonl", WAYS[run.recipe].rows
     if some:
         rows = _drawn(rows, some, out / "train.jsonl")
+    precision = str(WAYS[run.recipe].recipe.dtype).removeprefix("torch.")  # also where it has to be emulated
     command = [
-        sys.executable, "-m", "service.cli", "train", str(rows), *wanted["arguments"],
+        sys.executable, "-m", "service.cli", "train", str(rows), *wanted["arguments"], "--dtype", precision,
         "--validation", str(folder / "validation.jsonl"), "--test", str(folder / "test.jsonl"),
         "--golden", str(HERE / "golden" / f"{dataset.task}.jsonl"),
         "--source", dataset.source, "--licence", dataset.licence, "--description", dataset.description,
