@@ -71,6 +71,7 @@ bench: bench-data
 	$(BIN)/python benchmarks/upload.py
 	$(BIN)/python benchmarks/upload_under_load.py
 	$(BIN)/python benchmarks/swaps.py
+	$(BIN)/python benchmarks/storm.py
 	$(BIN)/python benchmarks/first_adapter.py --data "$(WORK)/data"
 	$(BIN)/python benchmarks/training_speed.py --data "$(WORK)/data" --peers "$(WORK)/peers"
 
