@@ -51,6 +51,7 @@ class Upload:
     version: Version
     resident: Resident
     number: int | None = None  # under which its file is there
+    spare: int | None = None  # the same of a file that is not needed: the task has these bytes already
 
 
 class Registry:
@@ -207,13 +208,16 @@ class Registry:
         proof = self._prove(whole) if known is None or known.proof is None else known.proof
         upload = Upload(data, replace(whole.version, proof=proof), whole.resident)
         try:
-            return self._change(name, lambda task: self._keep(task, upload, activate, by))
+            kept = self._change(name, lambda task: self._keep(task, upload, activate, by))
         except StoreUnreachable:
             raise  # its state may be there, so its file stays
         except (BadStore, Conflict):
             if upload.number is not None:
                 self._take_back(name, upload.number)
             raise
+        if upload.spare is not None:
+            self._take_back(name, upload.spare)
+        return kept
 
     def activate(self, name: str, number: int, by: str = "-") -> Version:
         """Serves another version from the next request on; one that was never proved is proved first.
@@ -455,8 +459,8 @@ class Registry:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
         known = task.known(upload.version.digest)
         if known is not None and (known.number != upload.number or task.has_logged("upload", known.number)):
-            if upload.number is not None and upload.number != known.number:
-                clear(self._store, task.name, [upload.number])
+            if upload.number != known.number:
+                upload.spare = upload.number
             upload.number = None  # not ours
             if activate:
                 known = replace(known, proof=upload.version.proof)
@@ -479,13 +483,21 @@ class Registry:
         return version, True
 
     def _take_back(self, name: str, number: int) -> None:
-        """Removes the file of an upload that came to nothing."""
-        clear(self._store, name, [number])
-        with self._changing:
-            task = self._tasks.get(name)
-            if task is not None and number in task.versions:  # another's change has made it known
+        """Removes the file of an upload that came to nothing, and its number where another's change has named it."""
+
+        def forgotten(task: Task) -> None:
+            if number in task.named:
+                self._commit(task.without(number))
+            elif number in task.versions:
                 last = number - 1 if number == task.last else task.last
                 self._tasks = {**self._tasks, name: replace(task.without(number), last=last)}
+
+        try:
+            self._latest(name)
+            self._change(name, forgotten)
+        except RootstockError as error:  # who reads the task next finds a version without a file
+            log.error("task %s: version %d came to nothing, but may still be named: %s", name, number, error.detail)
+        clear(self._store, name, [number])
 
     def _write(self, task: Task, upload: Upload) -> Task:
         """Writes an upload's file under the first free number.
@@ -591,10 +603,14 @@ class Registry:
 
     def _catch_up_now(self, name: str) -> None:
         with self._following:
-            self._catch_up(name, listed(self._store).get(name))
+            while not self._catch_up(name, listed(self._store).get(name)):
+                pass  # each time, a change of ours has been made
 
-    def _catch_up(self, name: str, found: Found | None) -> None:
+    def _catch_up(self, name: str, found: Found | None) -> bool:
         """Takes over one task as the store has it now.
+
+        Returns:
+            whether it was: not where a change of ours came between
 
         Raises:
             BadStore
@@ -605,7 +621,7 @@ class Registry:
         task, resident, settled = self._successor(before, task)
         with self._changing:
             if self._tasks.get(name) is not known:
-                return  # a change of ours came between: the next time
+                return False
             self._install(task, resident)
         for number in before.versions.keys() - task.versions.keys():
             self._bank.drop(name, number)
@@ -613,6 +629,7 @@ class Registry:
             self._seen[name] = found
         else:
             self._seen.pop(name, None)
+        return True
 
     def _successor(self, before: Task, task: Task) -> tuple[Task, Resident | None, bool]:
         """Readies the active version of a task that has changed in the store.

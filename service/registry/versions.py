@@ -1,5 +1,6 @@
 """Tasks and their versions, as the store's files tell them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -75,6 +76,12 @@ class Task:
             earlier=self.earlier,
             log=self.log,
         )
+
+    @property
+    def named(self) -> Collection[int]:
+        """The versions that the state in the store names; others are files that it does not know of yet."""
+        state = self.kept.state if self.kept is not None else None
+        return state.versions or () if isinstance(state, State) else ()
 
     def having(self, version: Version) -> "Task":
         """The same with this version, new or changed."""
