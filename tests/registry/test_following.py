@@ -1,5 +1,6 @@
 """Two services on one store: what one changes the other takes over, and what it cannot take over it tells of."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from service.registry.versions import Behind
 from tests.registry.disks import open_registry, served
 from tests.registry.objects import CUT, Line, open_objects
 from tests.registry.test_refused_files import bad_file
-from tests.tiny import alone, random_row
+from tests.tiny import alone, make_adapter, random_row
 
 
 class Site:
@@ -155,6 +156,24 @@ def test_changes_at_once_are_all_made(ours: Registry, theirs: Registry, files: l
         ("upload", 4),
     ]
     assert ours.log("toy") == theirs.log("toy")
+
+
+def test_uploads_at_once_have_one_file_one_number_and_one_entry_each(
+    site: Site, ours: Registry, theirs: Registry, tiny_base: BaseModel
+) -> None:
+    """Each is overtaken again and again, by the other service's and by its own service's."""
+    data = [make_adapter(tiny_base, seed=seed) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: (ours, theirs)[seed % 2].upload("mood", data[seed]), range(12)))
+    assert all(new for _, new in found)
+    given = {version.number: version.digest for version, _ in found}
+    assert sorted(given) == list(range(1, 13))
+    for registry in (ours, theirs, open_registry(tiny_base, site.open())):
+        registry.follow()
+        assert {number: one.digest for number, one in registry.task("mood").versions.items()} == given
+        assert sorted((entry.did, entry.version or 0) for entry in registry.log("mood")) == [
+            ("upload", number) for number in sorted(given)
+        ]
 
 
 def test_bytes_uploaded_to_both_at_once_are_one_version(ours: Registry, theirs: Registry, files: list[bytes]) -> None:
