@@ -8,7 +8,8 @@ from pythonjsonlogger.json import JsonFormatter
 from typing_extensions import override
 
 LogFormat = Literal["text", "json"]
-OWN = frozenset(RESERVED_ATTRS)  # of each record
+# What is no field of ours: what each record has, and the server's messages once more, coloured.
+OWN = frozenset({*RESERVED_ATTRS, "color_message"})
 
 
 class _TextFormatter(logging.Formatter):
@@ -24,7 +25,10 @@ def formatter(form: LogFormat) -> logging.Formatter:
     if form == "text":
         return _TextFormatter("%(levelname)s %(name)s: %(message)s")
     return JsonFormatter(
-        ["levelname", "name", "message"], timestamp="time", rename_fields={"levelname": "level", "name": "logger"}
+        ["levelname", "name", "message"],
+        timestamp="time",
+        rename_fields={"levelname": "level", "name": "logger"},
+        reserved_attrs=OWN,
     )
 
 

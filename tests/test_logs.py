@@ -30,6 +30,12 @@ def test_text_is_the_message_and_its_fields() -> None:
     assert logs.formatter("text").format(record("ready")) == "INFO service.some: ready"
 
 
+def test_the_servers_coloured_messages_are_left_out() -> None:
+    coloured = record("listening", color_message="\x1b[1mlistening")
+    assert logs.formatter("text").format(coloured) == "INFO service.some: listening"
+    assert "color_message" not in json.loads(logs.formatter("json").format(coloured))
+
+
 def test_json_is_an_object_a_line() -> None:
     line = logs.formatter("json").format(record("two\nlines “quoted”", logging.ERROR, status=500))
     assert "\n" not in line

@@ -6,6 +6,7 @@ answers what is under way, and ends with 0; on a second signal it ends at once, 
 
 import asyncio
 import faulthandler
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from service.api import problems
 from service.api.account import REQUEST_ID, open_account
 from service.errors import Starting
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.5  # after the last answer; who was told that its connection closes finds a 503 behind the next one
 CLOSE_SECONDS = 2  # for what is cut at the limit to hear of it
@@ -77,8 +80,13 @@ class Server(uvicorn.Server):
             app = await asyncio.to_thread(self._load)
             await self._running.enter_async_context(app.router.lifespan_context(app))
             self._front.loaded = app
+            log.info("ready; the calls are described at %s/docs", self._address())
         except Exception as error:
             self.failure, self.should_exit = error, True
+
+    def _address(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def _answer_what_is_left(self, app: FastAPI) -> None:
         lifecycle, runner = app.state.services.lifecycle, app.state.services.runner
