@@ -96,6 +96,22 @@ def test_what_others_upload_activate_delete_and_retire_is_followed(
     assert [resident.digest for resident in ours.residents()] == [digest(files[3])]
 
 
+def test_bytes_that_many_upload_at_once_are_one_version_and_leave_no_other_file(
+    site: Site, ours: Registry, theirs: Registry, files: list[bytes], tiny_base: BaseModel
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: (ours, theirs)[n % 2].upload("toy", files[n // 2 % 3]), range(24)))
+    given = {version.number: version.digest for version, _ in found}
+    assert sorted(given.values()) == sorted(map(digest, files[:3]))
+    assert sum(new for _, new in found) == 3
+    for registry in (ours, theirs, open_registry(tiny_base, site.open())):
+        registry.follow()
+        kept = registry.task("toy").versions
+        assert {number: version.digest for number, version in kept.items()} == given
+        assert [version.problem for version in kept.values()] == [None] * 3
+    assert set(site.open().list()["toy"].versions) == set(given)
+
+
 def test_what_was_proved_by_whoever_uploaded_is_not_proved_again(
     ours: Registry, theirs: Registry, files: list[bytes], proved: list[str]
 ) -> None:

@@ -413,7 +413,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     examples: int | None = None,
 ) -> None:
-    for module in ("log", "registry"):
+    for module in ("log", "served", "registry"):
         monkeypatch.setattr(f"service.registry.{module}.PART", 4)  # so that logs are parted
     engine = Engine(base)
     answers = {digest(data): alone(engine, Row(ROW, load_resident(base, data, 1))) for data in files}
