@@ -43,7 +43,6 @@ class Upload:
     version: Version
     resident: Resident
     number: int | None = None  # under which its file is there
-    spare: int | None = None  # the same of a file that is not needed: the task has these bytes already
 
 
 class Registry(Follower):
@@ -78,11 +77,10 @@ class Registry(Follower):
         except StoreUnreachable:
             raise  # its state may be there, so its file stays
         except (BadStore, Conflict):
-            if upload.number is not None:
-                self._take_back(name, upload.number)
+            self._take_back(name, upload)
             raise
-        if upload.spare is not None:
-            self._take_back(name, upload.spare)
+        if upload.number != kept[0].number:  # the task had these bytes already
+            self._take_back(name, upload)
         return kept
 
     def activate(self, name: str, number: int, by: str = "-") -> Version:
@@ -223,67 +221,77 @@ class Registry(Follower):
 
     def _keep(self, task: Task, upload: Upload, activate: bool, by: str) -> tuple[Version, bool]:
         """A new version: file first, then the state that names it; a failure in between leaves the old state."""
-        known = task.known(upload.version.digest)
-        if known is not None and (known.number != upload.number or task.has_logged("upload", known.number)):
-            if upload.number not in (None, known.number):
-                upload.spare = upload.number
-            upload.number = None  # not ours
+        if task.known(upload.version.digest) is None:
             if activate:
-                known = replace(known, proof=upload.version.proof)
-                self._activate(task, known, replace(upload.resident, version=known.number), by)
-            else:
-                self._confirm(task)
-            return known, False
-        if activate:
-            task.activated(upload.version)  # or it is refused, before anything is written
-        if task.kept is None:
-            # Without a state the new file, being the highest, would be served from its first moment in the store.
-            task = self._written(task)
-        if upload.number not in task.versions:
+                task.activated(upload.version)  # or it is refused, before anything is written
+            if task.kept is None:
+                # Without a state the new file, being the highest, would be served from its first moment in the store.
+                task = self._written(task)
             task = self._write(task, upload)
-        version = upload.version
-        task, before = replace(task.having(version), last=max(task.last, version.number)), task.active
-        after = task.activated(version) if activate else task
-        resident = replace(upload.resident, version=version.number) if activate else None
-        self._commit(after.logged("upload", by, before, version), resident)
-        return version, True
+        known = task.known(upload.version.digest)
+        assert known is not None  # as `_write` leaves it
+        version = replace(known, proof=upload.version.proof)
+        resident = replace(upload.resident, version=version.number)
+        new = known.number == upload.number and not task.has_logged("upload", known.number)
+        if new:
+            task, before = replace(task.having(version), last=max(task.last, version.number)), task.active
+            after = task.activated(version) if activate else task
+            self._commit(after.logged("upload", by, before, version), resident if activate else None)
+        elif activate:
+            self._activate(task, version, resident, by)
+        elif known.proof is None:
+            self._commit(task.having(version))  # whoever else is writing it does not take it back any more
+        else:
+            self._confirm(task)
+        return version, new
 
-    def _take_back(self, name: str, number: int) -> None:
+    def _take_back(self, name: str, upload: Upload) -> None:
         """Removes the file of an upload that came to nothing, and its number where another's change has named it."""
+        if (number := upload.number) is None:
+            return
 
         def forgotten(task: Task) -> bool:
-            if number == task.active or (task.candidate is not None and number == task.candidate.version):
+            tried = task.candidate is not None and number == task.candidate.version
+            proved = number in task.versions and task.versions[number].proof is not None
+            if number == task.active or tried or proved:
                 return False  # somebody has made it theirs
             if number in task.named:
                 self._commit(task.without(number))
-            elif number in task.versions:
+                return True
+            self._confirm(task)
+            if number in task.versions:
                 last = number - 1 if number == task.last else task.last
                 self._tasks = {**self._tasks, name: replace(task.without(number), last=last)}
             return True
 
         try:
-            self._latest(name)
-            gone = self._change(name, forgotten)
+            if self._change(name, forgotten):
+                self._store.remove(name, number)
+                if not self._change(name, forgotten):  # until it was gone, they could
+                    with suppress(FileExistsError):
+                        self._store.write(name, number, upload.data)
         except RootstockError as error:  # who reads the task next finds a version without a file
             log.error("task %s: version %d came to nothing, but may still be named: %s", name, number, error.detail)
-            gone = True
-        if gone:
             clear(self._store, name, [number])
 
     def _write(self, task: Task, upload: Upload) -> Task:
-        """Writes an upload's file under the first free number.
+        """Writes an upload's file under the first free number, unless its bytes lie under one that is not free.
 
         Returns:
-            the task with what was there already: files copied into the store, or others' uploads under way
+            the task with that file, and with what was there already: files copied into the store, or others' uploads
+            under way
         """
         for number in count(task.last + 1):
             try:
                 tag = self._store.write(task.name, number, upload.data)
             except FileExistsError:
-                log.warning("task %s: version %d is there already; taking the next number", task.name, number)
+                log.warning("task %s: version %d is there already", task.name, number)
                 task = task.having(self._loader.examine(task.name, number))
+                if task.known(upload.version.digest) is not None:
+                    break
             else:
-                upload.version, upload.number = replace(upload.version, number=number, tag=tag), number
+                upload.number = number
+                task = task.having(replace(upload.version, number=number, tag=tag))
                 break
         return task
 

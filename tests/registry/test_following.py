@@ -12,7 +12,7 @@ from service.adapters.file import digest
 from service.engine.bank import BARE_TASK
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
-from service.errors import BadAdapter, Conflict, EngineFault, StoreUnreachable, UnknownTask, UnknownVersion
+from service.errors import BadAdapter, BadStore, Conflict, EngineFault, StoreUnreachable, UnknownTask, UnknownVersion
 from service.registry.folder import FolderStore
 from service.registry.proof import Prover
 from service.registry.registry import Registry
@@ -110,6 +110,42 @@ def test_bytes_that_many_upload_at_once_are_one_version_and_leave_no_other_file(
         assert {number: version.digest for number, version in kept.items()} == given
         assert [version.problem for version in kept.values()] == [None] * 3
     assert set(site.open().list()["toy"].versions) == set(given)
+
+
+@pytest.mark.parametrize("moment", ["write_state", "remove"])
+def test_bytes_that_one_takes_back_and_another_keeps_meanwhile_are_kept(
+    site: Site, ours: Registry, files: list[bytes], tiny_base: BaseModel, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = site.open()
+    theirs = open_registry(tiny_base, store)
+    theirs.upload("toy", files[0])
+    write_state, remove, kept = store.write_state, store.remove, list[int]()
+
+    def keep() -> None:
+        """Theirs has written the file, and nobody has named it yet."""
+        if not kept:
+            kept.append(ours.upload("toy", files[1], activate=False)[0].number)
+
+    def refuse(*change: Any) -> str:
+        if moment == "write_state":
+            keep()
+        monkeypatch.setattr(store, "write_state", write_state)
+        raise BadStore("it is full")
+
+    def removed(*version: Any) -> None:
+        if moment == "remove":
+            keep()
+        remove(*version)
+
+    monkeypatch.setattr(store, "write_state", refuse)
+    monkeypatch.setattr(store, "remove", removed)
+    with pytest.raises(BadStore, match="full"):
+        theirs.upload("toy", files[1])
+    assert kept == [2]
+    assert site.open().read("toy", 2) == files[1]
+    for registry in (ours, theirs, open_registry(tiny_base, site.open())):
+        registry.follow()
+        assert registry.activate("toy", 2).digest == digest(files[1])
 
 
 def test_what_was_proved_by_whoever_uploaded_is_not_proved_again(
