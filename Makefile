@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: setup serve test soak lint docs bench bench-fast bench-data imports reproduce data-named clean
 .DEFAULT_GOAL := serve
 WORK ?= build/benchmarks
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal  # a process of torch each
 
 # The pinned set and nothing else: --no-deps keeps CUDA packages away from machines without a GPU.
 .venv/ready: requirements.lock pyproject.toml $(wildcard service/engine/native/*.cpp service/engine/native/*.h)
@@ -37,13 +38,13 @@ serve: .venv/ready
 	$(BIN)/rootstock serve
 
 test: .venv/ready-dev
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 # All suites, the long ones too: property tests at full length and at random, real processes killed and restarted, the
 # protocols' own clients, a store over HTTP, a real Prometheus (Debian's package `prometheus`).
 soak: .venv/ready-stores
 	@command -v prometheus promtool > /dev/null || (echo "Prometheus is needed: Debian's package \`prometheus\` has it, with promtool" && exit 1)
-	$(BIN)/pytest -m "" --hypothesis-profile=soak
+	$(BIN)/pytest $(PARALLEL) -m "" --hypothesis-profile=soak
 
 lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
