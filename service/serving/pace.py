@@ -23,7 +23,8 @@ class Limits(NamedTuple):
 class Pace:
     """A queue is for bursts. Once work has to be refused, a long one makes everybody wait and serves nobody more.
 
-    So it is cut to `short_queue_seconds` as long as there are refusals, and may hold `queue_seconds` at other times.
+    So it is cut to `short_queue_seconds` as long as there are refusals, and may hold `queue_seconds` at other times;
+    and at all times for who asks for less than its share, since it is not among those who make the queue.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -38,10 +39,14 @@ class Pace:
         limits = self._limits
         return int(min(limits.batch_tokens, max(SMALLEST, self._rate * limits.batch_seconds)))
 
-    def queue_tokens(self, now: float) -> int:
-        """Tokens that may wait; two batches at least, so that the engine never lacks work."""
+    def queue_tokens(self, now: float, within_share: bool = False) -> int:
+        """Tokens that may wait; two batches at least, so that the engine never lacks work.
+
+        Args:
+            within_share: for the job of a task that asks for no more.
+        """
         limits = self._limits
-        calm = now - self._refused >= CALM_SECONDS
+        calm = within_share or now - self._refused >= CALM_SECONDS
         seconds = limits.queue_seconds if calm else min(limits.queue_seconds, limits.short_queue_seconds)
         return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._rate * seconds)))
 

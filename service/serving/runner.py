@@ -104,7 +104,7 @@ class Runner:
         """
         now = self._clock()
         with self._ready:
-            self._check(task, self._pace.queue_tokens(now) // NARROW, now)
+            self._room(task, self._pace.queue_tokens(now) // NARROW, now)
 
     def stop(self, timeout: float = 30.0) -> None:
         """Takes no new work, answers what waits, and ends the thread; what is left after `timeout` seconds fails."""
@@ -124,14 +124,15 @@ class Runner:
 
     def _admit(self, job: Job, now: float) -> None:
         tokens = sum(job.sizes)
-        self._check(job.task, tokens, now)
+        limit = self._room(job.task, tokens, now)
         if not job.future.done():
             self._refuse_what_comes_too_late(job, tokens, now)
-            self._scheduler.admit(job, self._pace.queue_tokens(now))
+            self._scheduler.admit(job, limit)
 
-    def _check(self, task: str, tokens: int, now: float) -> None:
+    def _room(self, task: str, tokens: int, now: float) -> int:
+        """Tokens that may wait, where so many more of this task are among them."""
         self._check_running()
-        limit = self._pace.queue_tokens(now)
+        limit = self._pace.queue_tokens(now, self._scheduler.has_credit(task, tokens))
         if missing := self._scheduler.missing(task, tokens, limit):
             self._pace.refused(now)
             raise Overloaded(
@@ -139,6 +140,7 @@ class Runner:
                 "part of it",
                 self._pace.seconds(missing),
             )
+        return limit
 
     def _check_running(self) -> None:
         if self._ended:

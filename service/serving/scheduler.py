@@ -9,6 +9,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 SEVERAL = "+"  # the line of requests that name several tasks
 UNPROVED = "?"  # the line of what has not been proved yet
+CREDIT = 2  # batches that a task saves up: some requests' worth
+MANY = 1024  # lines
 
 
 class Waiting(Protocol):
@@ -49,7 +51,7 @@ class _Line(Generic[J]):
         self.entries: OrderedDict[J, _Entry[J]] = OrderedDict()  # in the order of their turns
         self.tokens = 0
         self.counted = 0
-        self.turn = 0.0  # when it is due, in tokens by weight; the line with the earliest is next
+        self.turn = -inf  # when it is due, in tokens by weight; the line with the earliest is next
         self.due = False  # whether it stands among the turns
 
 
@@ -66,20 +68,28 @@ class Scheduler(Generic[J]):
     """Tasks share the engine by weight, whatever each of them asks for; jobs of one task take turns.
 
     Start-time fair queueing (Goyal, Vin and Cheng 1996): a turn moves the line's next one by the tokens it took over
-    the task's weight, and the earliest is served. A task that had nothing waiting is due at once; what it did not use
-    it cannot save up. Within a line it is first come, first served, but a turn is a quarter of a batch at most, and
-    who still has rows after it goes to the back. So a request of one row never waits for the whole of a request of a
-    thousand, nor for all that another task has sent.
+    the task's weight, and the earliest is served. A task that uses less than its share saves up a little credit: so it
+    comes before who uses more, whose requests would else run beside its own and take half of its time.
+    Within a line it is first come, first served, but a turn is a quarter of a batch at most, and who still has rows
+    after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
+    all that another task has sent.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """`weights`: by task; those that are not named have 1."""
+    def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0) -> None:
+        """
+        Args:
+            weights: by task; those that are not named have 1.
+            credit: how much a task of weight 1 saves up at most, in batches.
+        """
         self._weights = weights or {}
         self._lines: dict[str, _Line[J]] = {}
         self._entries: dict[J, _Entry[J]] = {}
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
-        self._turn = 0.0  # the one that was served last
+        self._turn = 0.0  # the latest that was served; who is due at it has no credit
+        self._credits = credit
+        self._credit = 0.0  # in tokens by weight
+        self._many = MANY  # lines, at which those that tell nothing are let go
         self._counted = 0
         self._active_weight = 0.0  # of the tasks that have something waiting
         self._soonest = inf  # no deadline is earlier
@@ -114,12 +124,17 @@ class Scheduler(Generic[J]):
             return 0
         return min(self.queued_tokens, ceil(line.tokens * self._active_weight / line.weight))
 
+    def has_credit(self, task: str, tokens: int) -> bool:
+        """Whether a job of so many tokens, after what waits of its task, is within what the task has saved up."""
+        line = self._lines.get(task)
+        if line is None:
+            return tokens <= self._credit * self._weights.get(task, 1.0)
+        return self._due(line) + (line.tokens + tokens) / line.weight <= self._turn
+
     def admit(self, job: J, limit: int) -> None:
         """Queues a job for which nothing is `missing`."""
-        if not self.queued_tokens:  # nobody owes anybody anything
-            self._lines.clear()
-            self._turns.clear()
-            self._turn = self._active_weight = 0.0
+        if not self.queued_tokens:
+            self._active_weight = 0.0  # sums of fractions drift
         line = self._joined(job.task)
         entry = _Entry(job, line, _most_counted(limit))
         self._entries[job] = line.entries[job] = entry
@@ -132,7 +147,7 @@ class Scheduler(Generic[J]):
         The batch stays within the budget of tokens, unless a single row is larger than it.
         """
         batch: list[Pick[J]] = []
-        room, most = budget, max(1, budget // 4)
+        room, most, self._credit = budget, max(1, budget // 4), self._credits * budget
         while self._turns:
             turn, _, line = self._turns[0]
             if not line.entries:
@@ -149,7 +164,7 @@ class Scheduler(Generic[J]):
             if not taken:
                 break
             room -= taken
-            self._turn = turn
+            self._turn = max(self._turn, turn)
             line.turn = turn + taken / line.weight
             heapreplace(self._turns, (line.turn, next(self._number), line))
         return batch
@@ -182,14 +197,26 @@ class Scheduler(Generic[J]):
         """The task's line, with a turn to come."""
         line = self._lines.get(task)
         if line is None:
+            self._forget()
             line = self._lines[task] = _Line(self._weights.get(task, 1.0))
         if not line.entries:
             self._active_weight += line.weight
-            line.turn = max(line.turn, self._turn)
+            line.turn = self._due(line)
         if not line.due:
             line.due = True
             heappush(self._turns, (line.turn, next(self._number), line))
         return line
+
+    def _due(self, line: _Line[J]) -> float:
+        """When the line's next turn is, with all its credit."""
+        return max(line.turn, self._turn - self._credit)
+
+    def _forget(self) -> None:
+        """Lets lines go that a new one would be equal to, now and then."""
+        if len(self._lines) >= self._many:
+            lines = self._lines.items()
+            self._lines = {task: line for task, line in lines if line.entries or line.turn > self._turn - self._credit}
+            self._many = max(MANY, 2 * len(self._lines))
 
     def _take_turn(self, entry: _Entry[J], room: int, most: int, batch: list[Pick[J]]) -> int:
         """Moves rows of one job into the batch, up to a turn; returns their tokens."""

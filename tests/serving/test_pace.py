@@ -48,6 +48,12 @@ def test_while_there_are_refusals_the_queue_is_short() -> None:
     assert pace.queue_tokens(now=5.9 + CALM_SECONDS) == 20_000
 
 
+def test_who_asks_for_no_more_than_its_share_is_not_held_to_the_short_queue() -> None:
+    pace = paced(10_000)
+    pace.refused(now=5)
+    assert pace.queue_tokens(now=5, within_share=True) == 20_000
+
+
 def test_small_batches_say_nothing_of_the_rate() -> None:
     pace = paced(10_000)
     for _ in range(1000):

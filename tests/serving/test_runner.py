@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.serving.jobs import Course, Job
 from service.serving.pace import BATCHES, Limits, Pace
 from service.serving.runner import Runner
-from service.serving.scheduler import Scheduler
+from service.serving.scheduler import CREDIT, Scheduler
 from service.tasks import Floats
 from tests.serving.fakes import TIMEOUT, FakeEngine, numbered
 from tests.tiny import alone, make_resident, random_row
@@ -37,8 +37,16 @@ class Service:
         self.engine = FakeEngine()
         self.metrics = Metrics()
         self.now = 100.0
-        self.scheduler = Scheduler[Job]()
-        self.pace = Pace(Limits(batch_tokens, batch_seconds=0.1, queue_tokens=queue_tokens, queue_seconds=2.0))
+        self.scheduler = Scheduler[Job](credit=CREDIT)
+        self.pace = Pace(
+            Limits(
+                batch_tokens,
+                batch_seconds=0.1,
+                queue_tokens=queue_tokens,
+                queue_seconds=2.0,
+                short_queue_seconds=0.2,
+            )
+        )
         self.runner = Runner(self.engine, self.scheduler, self.pace, self.metrics, clock=lambda: self.now)
 
     def submit(
@@ -321,6 +329,22 @@ def test_a_rush_of_one_task_delays_the_others_by_a_batch_and_no_more(bare: Resid
     assert [numbers(answer) for answer in calm] == [[1000], [1001], [1002]]
     assert {1000, 1001, 1002} <= set(service.engine.batches[0])
     assert [len(numbers(answer)) for answer in hot] == [100] * 5
+    service.close()
+
+
+def test_where_one_task_is_refused_the_others_have_room_for_what_is_within_their_share(bare: Resident) -> None:
+    service = Service(bare, batch_tokens=100)
+    service.teach(1000)
+    service.runner.start()
+    service.run(0, seconds=0.1)
+    held = [service.hold(0), *(service.submit(*range(100), task="hot") for _ in range(3))]
+    with pytest.raises(Overloaded, match="there is room for 200"):
+        service.submit(*range(20), task="hot")
+    calm = service.submit(*range(50), task="calm")
+    with pytest.raises(Overloaded, match="there is room for 200"):
+        service.submit(*range(50), task="calm")
+    service.engine.open.set()
+    assert [len(numbers(answer)) for answer in (*held, calm)] == [1, 100, 100, 100, 50]
     service.close()
 
 

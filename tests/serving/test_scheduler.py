@@ -29,6 +29,7 @@ Batch = list[Pick[FakeJob]]
 
 PLENTY = 10**9
 BUDGETS = st.integers(1, 50)
+CREDITS = st.sampled_from([0, 0.5, 2])
 TASKS = st.sampled_from("abcd")
 WEIGHTS = st.fixed_dictionaries({task: st.sampled_from([0.25, 0.5, 1, 2, 3.7]) for task in "abcd"})
 # Rows of a few to a turn, and rows larger than a batch.
@@ -37,8 +38,8 @@ JOBS = st.lists(st.builds(lambda rows, task: FakeJob(*rows, task=task), ROWS, TA
 OF_ONE_TASK = st.lists(st.builds(lambda rows: FakeJob(*rows), ROWS), min_size=1, max_size=8)
 
 
-def queue(jobs: Sequence[FakeJob], weights: dict[str, float] | None = None) -> Scheduler[FakeJob]:
-    scheduler = Scheduler[FakeJob](weights)
+def queue(jobs: Sequence[FakeJob], weights: dict[str, float] | None = None, credit: float = 0) -> Scheduler[FakeJob]:
+    scheduler = Scheduler[FakeJob](weights, credit)
     for job in jobs:
         scheduler.admit(job, PLENTY)
     return scheduler
@@ -63,37 +64,37 @@ def admits(scheduler: Scheduler[FakeJob], job: FakeJob, limit: int) -> bool:
     return True
 
 
-@given(JOBS, WEIGHTS, BUDGETS)
+@given(JOBS, WEIGHTS, CREDITS, BUDGETS)
 def test_every_row_is_picked_once_and_in_its_jobs_order(
-    jobs: list[FakeJob], weights: dict[str, float], budget: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int
 ) -> None:
-    picks = [*chain(*run_out(queue(jobs, weights), budget))]
+    picks = [*chain(*run_out(queue(jobs, weights, credit), budget))]
     for job in jobs:
         assert [pick.row for pick in picks if pick.job is job] == list(range(len(job.sizes)))
     assert len(picks) == sum(len(job.sizes) for job in jobs)
 
 
-@given(JOBS, WEIGHTS, BUDGETS)
+@given(JOBS, WEIGHTS, CREDITS, BUDGETS)
 def test_a_batch_stays_within_its_tokens_or_holds_a_single_larger_row(
-    jobs: list[FakeJob], weights: dict[str, float], budget: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int
 ) -> None:
-    for batch in run_out(queue(jobs, weights), budget):
+    for batch in run_out(queue(jobs, weights, credit), budget):
         assert taken(batch) <= budget or len(batch) == 1
 
 
-@given(JOBS, WEIGHTS, BUDGETS)
+@given(JOBS, WEIGHTS, CREDITS, BUDGETS)
 def test_a_batch_is_left_open_only_for_a_row_that_does_not_fit(
-    jobs: list[FakeJob], weights: dict[str, float], budget: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int
 ) -> None:
-    for batch, following in pairwise(run_out(queue(jobs, weights), budget)):
+    for batch, following in pairwise(run_out(queue(jobs, weights, credit), budget)):
         assert taken(batch) + taken(following[:1]) > budget
 
 
-@given(JOBS, WEIGHTS, BUDGETS)
+@given(JOBS, WEIGHTS, CREDITS, BUDGETS)
 def test_jobs_of_one_task_begin_in_the_order_they_came(
-    jobs: list[FakeJob], weights: dict[str, float], budget: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int
 ) -> None:
-    begun = [pick.job for pick in chain(*run_out(queue(jobs, weights), budget)) if pick.row == 0]
+    begun = [pick.job for pick in chain(*run_out(queue(jobs, weights, credit), budget)) if pick.row == 0]
     for task in "abcd":
         assert [job for job in begun if job.task == task] == [job for job in jobs if job.task == task]
 
@@ -105,11 +106,11 @@ def test_a_job_waits_for_at_most_one_batch_for_each_job_of_its_task_ahead(jobs: 
         assert any(pick.job is job for batch in batches[: ahead + 1] for pick in batch)
 
 
-@given(JOBS, WEIGHTS, BUDGETS, st.integers(0, 6))
+@given(JOBS, WEIGHTS, CREDITS, BUDGETS, st.integers(0, 6))
 def test_who_comes_to_an_empty_line_waits_for_at_most_one_turn_of_each_other_task(
-    jobs: list[FakeJob], weights: dict[str, float], budget: int, before: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int, before: int
 ) -> None:
-    scheduler = queue(jobs, weights)
+    scheduler = queue(jobs, weights, credit)
     for _ in range(before):
         scheduler.next_batch(budget)
     new = FakeJob(1, task="new")
@@ -123,9 +124,9 @@ def test_who_comes_to_an_empty_line_waits_for_at_most_one_turn_of_each_other_tas
     assert all(tokens <= max(budget // 4, longest) for tokens in ahead.values())
 
 
-@given(st.data(), WEIGHTS, st.integers(4, 50), st.integers(1, 40))
+@given(st.data(), WEIGHTS, CREDITS, st.integers(4, 50), st.integers(1, 40))
 def test_busy_tasks_share_by_weight_whatever_each_has_waiting(
-    data: st.DataObject, weights: dict[str, float], budget: int, batches: int
+    data: st.DataObject, weights: dict[str, float], credit: float, budget: int, batches: int
 ) -> None:
     jobs: dict[str, list[FakeJob]] = {}
     for task in weights:
@@ -133,7 +134,7 @@ def test_busy_tasks_share_by_weight_whatever_each_has_waiting(
         size = st.integers(1, data.draw(st.integers(1, budget)))
         few = data.draw(st.lists(size, min_size=7, max_size=7))
         jobs[task] = [FakeJob(*(few * 5)[:rows], task=task) for _ in range(budget * batches // rows + 1)]
-    scheduler = queue([*chain(*jobs.values())], weights)
+    scheduler = queue([*chain(*jobs.values())], weights, credit)
     served = dict.fromkeys(weights, 0)
     for _ in range(batches):
         for pick in scheduler.next_batch(budget):
@@ -157,13 +158,51 @@ def test_a_task_that_asks_for_ten_times_its_share_gets_what_the_others_leave() -
         assert sum(pick.job.task == "hot" for pick in batch) == 16
 
 
-def test_what_a_task_did_not_use_it_cannot_save_up() -> None:
-    scheduler = queue([FakeJob(*[1] * 1000, task="busy"), FakeJob(1, task="rare")])
+@pytest.mark.parametrize("credit", [0, 1, 3])
+def test_what_a_task_did_not_use_it_saves_up_to_its_credit_and_no_further(credit: int) -> None:
+    scheduler = queue([FakeJob(*[1] * 1000, task="busy"), FakeJob(1, task="rare")], credit=credit)
     for _ in range(20):
         scheduler.next_batch(20)
     scheduler.admit(FakeJob(*[1] * 1000, task="rare"), PLENTY)
+    for _ in range(credit):
+        assert Counter(pick.job.task for pick in scheduler.next_batch(20)) == {"rare": 20}
     for _ in range(10):
         assert Counter(pick.job.task for pick in scheduler.next_batch(20)) == {"busy": 10, "rare": 10}
+
+
+def test_who_uses_less_than_its_share_comes_before_who_uses_more() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
+    for _ in range(50):
+        scheduler.next_batch(20)
+        calm = FakeJob(5, 5, 5, 5, task="calm")
+        scheduler.admit(calm, PLENTY)
+        assert [pick.job for pick in scheduler.next_batch(20)] == [calm] * 4
+
+
+def test_credit_is_for_what_is_within_the_share() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="hot")], {"heavy": 3}, credit=2)
+    for _ in range(10):
+        scheduler.next_batch(20)
+    assert not scheduler.has_credit("hot", 1)
+    assert [task for task in ("heavy", "calm") if scheduler.has_credit(task, 41)] == ["heavy"]
+    assert scheduler.has_credit("calm", 40)
+    scheduler.admit(FakeJob(30, task="calm"), PLENTY)
+    assert not scheduler.has_credit("calm", 11)
+    assert scheduler.has_credit("calm", 10)
+    scheduler.next_batch(30)
+    assert not scheduler.has_credit("calm", 11)
+    scheduler.next_batch(60)
+    assert scheduler.has_credit("calm", 50)
+
+
+def test_an_empty_queue_does_not_make_hot_tasks_calm() -> None:
+    scheduler = Scheduler[FakeJob](credit=2)
+    for _ in range(30):
+        scheduler.admit(FakeJob(*[5] * 4, task="hot"), PLENTY)
+        assert scheduler.next_batch(20)
+    scheduler.admit(FakeJob(*[5] * 4, task="hot"), PLENTY)
+    scheduler.admit(FakeJob(*[5] * 4, task="calm"), PLENTY)
+    assert {pick.job.task for pick in scheduler.next_batch(20)} == {"calm"}
 
 
 def test_a_task_that_comes_and_goes_gets_no_more_than_one_that_stays() -> None:
@@ -310,7 +349,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler[FakeJob]({"a": 2, "b": 0.5})
+        self.scheduler = Scheduler[FakeJob]({"a": 2, "b": 0.5}, credit=1)
         self.left: dict[FakeJob, list[int]] = {}  # the numbers of the rows that have not run
         self.now = 0
 
