@@ -114,6 +114,14 @@ class Settings(BaseModel):
             ge=1, description="versions kept in memory beside the active ones: candidates, and those that requests name"
         ),
     ] = 8
+    unload_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="deleting or unloading an adapter is answered once no row under way needs it and its memory "
+            "is free, or after this time",
+        ),
+    ] = 10.0
     stall_seconds: Annotated[float, Field(gt=0, description="a batch that runs longer makes /healthz fail")] = 60.0
     stop_seconds: Annotated[
         float, Field(gt=0, description="after SIGTERM, requests under way are answered within this time, or refused")

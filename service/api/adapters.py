@@ -1,10 +1,11 @@
 """/adapters and /tasks: upload, versions, what is served."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -31,6 +32,9 @@ from service.registry.versions import Task, Version
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOOK_SECONDS = 0.005  # between looks at whether memory is free
+
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["adapters"])
 
 FILE_BODY = {
@@ -155,8 +159,9 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
     dependencies=[needs("admin")],
 )
 async def retire(task: str, request: Request, services: ServicesHere) -> None:
-    """Its version numbers stay used."""
+    """Its version numbers stay used. Answered once what was asked of it before has been (`--unload-seconds`)."""
     await change(services, services.registry.retire, task, caller(request))
+    await unloaded(services, task)
 
 
 @router.delete(
@@ -167,12 +172,24 @@ async def retire(task: str, request: Request, services: ServicesHere) -> None:
     dependencies=[needs("admin")],
 )
 async def delete(task: str, version: int, request: Request, services: ServicesHere) -> None:
+    """Answered once what was asked of it before has been (`--unload-seconds`)."""
     await change(services, services.registry.delete, task, version, caller(request))
+    await unloaded(services, task)
 
 
 async def change(services: Services, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Runs a change of the registry beside the event loop."""
     return await asyncio.get_running_loop().run_in_executor(services.changes, partial(change, *arguments, **named))
+
+
+async def unloaded(services: Services, task: str) -> None:
+    """Waits until the memory is free of what the task was just relieved of; no longer than the settings say."""
+    leaving, give_up = services.registry.leaving(task), monotonic() + services.settings.unload_seconds
+    while any(one() is not None for one in leaving):
+        if monotonic() >= give_up:
+            log.warning("task %s: what is deleted or unloaded still answers rows that were admitted on it", task)
+            return
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def caller(request: Request) -> str:

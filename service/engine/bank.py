@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
+from weakref import WeakKeyDictionary, ref
 
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import BARE, Head, Tensors
@@ -80,6 +81,7 @@ class Bank:
         self._others: OrderedDict[tuple[str, int], Resident] = OrderedDict()
         self._most_active, self._most_others = active, others
         self._pinned = frozenset(pinned)
+        self._known: WeakKeyDictionary[Resident, str] = WeakKeyDictionary()  # the tasks of all that are in memory
         self._evicted = evicted
         self._lock = Lock()
 
@@ -111,6 +113,7 @@ class Bank:
     def serve(self, task: str, resident: Resident) -> None:
         """Holds a task's active version, and lets go the one that was."""
         with self._lock:
+            self._known[resident] = task
             self._others.pop((task, resident.version), None)
             if task not in self._active:
                 if self.full and self._sieve:
@@ -126,6 +129,7 @@ class Bank:
             active = self._active.get(task)
             if active is not None and active.version == resident.version:
                 return
+            self._known[resident] = task
             self._others[task, resident.version] = resident
             while len(self._others) > self._most_others:
                 self._others.popitem(last=False)
@@ -138,6 +142,12 @@ class Bank:
                 del self._active[task]
                 self._sieve.remove(task)
             self._others.pop((task, version), None)
+
+    def leaving(self, task: str) -> "list[ref[Resident]]":
+        """What was let go of a task, and is still held by somebody: rows under way, most likely."""
+        with self._lock:
+            held = {id(self._active.get(task)), *(id(one) for (name, _), one in self._others.items() if name == task)}
+            return [ref(one) for one, name in self._known.items() if name == task and id(one) not in held]
 
     def __iter__(self) -> Iterator[Resident]:
         with self._lock:

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from threading import Lock
+from weakref import ref
 
 from service.adapters.file import Header
 from service.engine.bank import BARE_TASK, Bank, Resident, bare_resident
@@ -149,6 +150,10 @@ class Served:
             raise Conflict(f"task {name} stays in memory")
         for number in self.task(name).versions:
             self._bank.drop(name, number)
+
+    def leaving(self, name: str) -> "list[ref[Resident]]":
+        """What was let go of a task and is still in memory, for rows that were admitted on it."""
+        return self._bank.leaving(name)
 
     def residents(self) -> Iterable[Resident]:
         """Adapter versions in memory."""

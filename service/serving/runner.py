@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from math import inf
 from time import monotonic
+from weakref import ref
 
 from service.engine.engine import Engine, Row
 from service.errors import DeadlineExceeded, EngineFault, Overloaded, Stopping
@@ -92,7 +93,9 @@ class Runner:
             else:
                 self._admit(job, now)
             self._ready.notify()
-        job.future.add_done_callback(lambda _: self._withdraw(job))
+        # A future keeps its callbacks: one that held the job would make a circle, and keep its adapters in memory.
+        known = ref(job)
+        job.future.add_done_callback(lambda _: self._withdraw(known()))
         return job.future
 
     def check(self, task: str) -> None:
@@ -158,11 +161,12 @@ class Runner:
         if left <= ahead + alone:
             raise Overloaded(f"its turn comes in about {ahead:.2f} s, and {left:.2f} s are left", ahead)
 
-    def _withdraw(self, job: Job) -> None:
+    def _withdraw(self, job: Job | None) -> None:
         """However a job ends, what is left of it is not run."""
-        with self._ready:
-            self._scheduler.withdraw(job)
-            self._spare.withdraw(job)
+        if job is not None:
+            with self._ready:
+                self._scheduler.withdraw(job)
+                self._spare.withdraw(job)
 
     def _loop(self) -> None:
         _give_way()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -169,10 +170,51 @@ def test_requests_in_flight_keep_the_version_they_came_for(
     second = callers.submit(service.predict, "mood", "good film")
     wait_until(lambda: queued(service) > 0)
     assert service.http.post("/adapters/mood/activate", json={"version": 2}).status_code == 200
-    assert service.http.delete("/adapters/mood/versions/1").status_code == 204
+    deleting = callers.submit(service.http.delete, "/adapters/mood/versions/1")
+    wait_until(lambda: len(service.get("/adapters/mood")["versions"]) == 1)
+    assert not deleting.done()
     gate.open()
     assert [first.result().json()["version"], second.result().json()["version"]] == [1, 1]
+    assert deleting.result().status_code == 204
     assert service.predict("mood", "good film").json()["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", "/adapters/mood"), ("POST", "/v2/repository/models/mood/unload")]
+)
+def test_what_is_unloaded_has_left_the_memory_once_that_is_answered(
+    service: Harness, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor, method: str, path: str
+) -> None:
+    gate.open()
+    service.upload("mood", make_adapter(tiny_base))
+    before = service.answers("mood", "good film")
+    memory = ref(service.services.registry.resident("mood"))
+    gate.close()
+    under_way = callers.submit(service.answers, "mood", "good film")
+    gate.wait_for_a_batch()
+    unloading = callers.submit(service.http.request, method, path)
+    wait_until(lambda: not [*service.services.registry.residents()])
+    assert not unloading.done()
+    assert memory() is not None
+    gate.open()
+    assert unloading.result().is_success
+    assert memory() is None
+    assert under_way.result() == before
+
+
+def test_unloading_waits_for_no_longer_than_the_settings_say(
+    tmp_path: Path, tiny_base: BaseModel, gate: Gate, callers: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.open()
+    with harness(tmp_path / "store", tiny_base, unload_seconds=0.01) as service:
+        service.upload("mood", make_adapter(tiny_base))
+        gate.close()
+        under_way = callers.submit(service.predict, "mood", "good film")
+        gate.wait_for_a_batch()
+        assert service.http.delete("/adapters/mood").status_code == 204
+        assert "task mood: what is deleted or unloaded still answers rows that were admitted on it" in caplog.text
+        gate.open()
+        assert under_way.result().json()["version"] == 1
 
 
 def test_a_fault_of_the_engine_ends_its_request_and_no_other(

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.access import needs, reaches
+from service.api.adapters import unloaded
 from service.api.answering import find
 from service.api.body import body_schema, read_inference
 from service.api.protocols.inference import ANYWHERE, refusals
@@ -93,6 +94,7 @@ async def load(task: str, request: Request, services: ServicesHere) -> dict[str,
 async def unload(task: str, request: Request, services: ServicesHere) -> dict[str, Any]:
     await read_inference(request, UnloadRequest, services.settings)
     await asyncio.to_thread(services.registry.release, task)
+    await unloaded(services, task)
     return {}
 
 
