@@ -91,8 +91,9 @@ class Follower(Served):
         Raises:
             UnknownTask, BadStore
         """
-        task = self._tasks.get(name)
-        if task is None or (number is not None and number not in task.versions) or not self._is_current(task):
+        task = self._tasks.get(name, Task(name))
+        known = task.last and (number is None or number in task.versions)
+        if not known or not self._is_current(task):
             self._catch_up_now(name)
         return self.task(name)
 

@@ -126,7 +126,14 @@ class ObjectStore:
         return parse_lines(task, first, bytes(found.data))
 
     def write(self, task: str, version: int, data: bytes) -> str:
-        return self._create(adapter_file(task, version), data)
+        name = adapter_file(task, version)
+        try:
+            self._objects.get(name, options={"head": True})
+        except FileNotFoundError:
+            return self._create(name, data)
+        except BaseError as error:
+            self._fail(error, f"{name} cannot be written")
+        raise FileExistsError(name)  # also where it has the same bytes
 
     def remove(self, task: str, version: int) -> None:
         name = adapter_file(task, version)

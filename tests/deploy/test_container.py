@@ -126,7 +126,8 @@ def test_its_steps_give_a_service_that_another_user_runs_and_that_writes_to_its_
                 process.kill()
                 process.wait()
         new = {path for path in written(folder) - before if not path.startswith("tmp/")}
-        assert new == {f"srv/rootstock/adapters_store/{name}" for name in (".lock", "mine-1.safetensors", "mine.json")}
+        store = {".lock", ".changing", "mine-1.safetensors", "mine.json"}
+        assert new == {f"srv/rootstock/adapters_store/{name}" for name in store}
 
 
 def until_ready(url: str) -> None:
