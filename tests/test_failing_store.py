@@ -1,4 +1,4 @@
-"""A real process whose store is full, takes no changes, or hangs: what is served goes on, and nothing is left behind."""
+"""A real process whose store is full, read-only, or hangs: what is served goes on, and nothing is left behind."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

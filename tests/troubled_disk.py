@@ -2,8 +2,8 @@
 
     python -m tests.troubled_disk FILE serve …
 
-The file holds a step of `tests.registry.disks.STEPS` or `all`, and what becomes of it: the name of an error, or `hangs`.
-A step that hangs leaves a file with the suffix `.hangs` beside it, and goes on when the plan is gone.
+The file holds a step of `tests.registry.disks.STEPS` or `all`, and what becomes of it: the name of an error, or
+`hangs`. A step that hangs leaves a file with the suffix `.hangs` beside it, and goes on when the plan is gone.
 """
 
 import errno
