@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a batch failed for want of memory, so that a smaller one may not: of Python, or of one of torch's devices."""
+    """Whether a batch failed for want of memory, Python's or that of a device: a smaller one may not."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch has no type for this one

@@ -192,6 +192,8 @@ class Runner:
                     job.fail(DeadlineExceeded("its time was over while it waited"))
                 if picks := self._next(rested or self._stopping):
                     self._running, self._batch_started = picks, now
+                    for pick in picks:
+                        pick.job.course.begun = True
                     return picks
                 if self._stopping:
                     return []

@@ -14,7 +14,7 @@ from service.engine.arranging import Arranger
 from service.engine.base_model import BaseModel
 from service.engine.engine import Engine, Row
 from service.serving.runner import Runner
-from service.tasks import Floats
+from service.tasks import Floats, read_for
 from tests.api.gate import Gate, queued, sample, wait_until
 from tests.api.harness import Harness, assert_problem, harness
 from tests.api.test_overload import ROUTES, every_route
@@ -49,12 +49,11 @@ def assert_as_before(service: Harness) -> None:
 @pytest.fixture
 def greedy_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a text that begins with the word takes more memory than there is."""
-    read = answering.read_for
 
     def limited(manifest: Any, tokenizer: Any, inputs: Sequence[Any]) -> Any:
         if any(one.text.startswith(SHORT) for one in inputs):
             raise MemoryError
-        return read(manifest, tokenizer, inputs)
+        return read_for(manifest, tokenizer, inputs)
 
     monkeypatch.setattr(answering, "read_for", limited)
 
