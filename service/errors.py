@@ -24,6 +24,8 @@ RootstockError
 ├── NotInstalled         -   a setting needs packages that are not there
 ├── BadBase               -   the base model cannot be found, or the engine cannot run it
 ├── BadStore             500  the adapter store cannot be read or written
+│   ├── StoreFull        507  it has no room for what was to be written; what is served goes on
+│   ├── StoreReadOnly    503  it takes no changes; what is served goes on
 │   └── StoreUnreachable 503  nothing is heard of it; what is served goes on, and what was asked may have happened
 ├── BadData               -   a training file is wrong; names the file and the line
 │   └── Diverged          -   a training came to nothing at its learning rate
@@ -161,6 +163,15 @@ class BadBase(RootstockError):
 
 class BadStore(RootstockError):
     code, title = "bad_store", "The adapter store cannot be used"
+
+
+class StoreFull(BadStore):
+    status, code, title = 507, "store_full", "The adapter store is full"
+
+
+class StoreReadOnly(BadStore):
+    status, code, title = 503, "store_read_only", "The adapter store takes no changes"
+    retry_after = 60.0  # somebody has to see to it
 
 
 class StoreUnreachable(BadStore):

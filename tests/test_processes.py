@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.engine.base_model import BaseModel
 from service.errors import RootstockError, ServiceUnreachable
 from tests.tiny import make_adapter
 
+PROGRAM = ("service.cli",)
 PATIENCE = 300.0  # seconds; only a failing test waits so long
 A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pytest.mark.slow)])
 
@@ -30,12 +31,14 @@ A_FEW_AND_MANY = pytest.mark.parametrize("lives", [2, pytest.param(50, marks=pyt
 class Process:
     """`rootstock serve` on a store that outlives it."""
 
-    def __init__(self, store: Path | str, base: Path, *options: str, until: str = "ready") -> None:
+    def __init__(
+        self, store: Path | str, base: Path, *options: str, until: str = "ready", program: Sequence[str] = PROGRAM
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "service.cli", "serve", "--store", str(store), "--base-model", str(base)]
+        command = [sys.executable, "-m", *program, "serve", "--store", str(store), "--base-model", str(base)]
         command += ["--port", str(port), "--threads", "1", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.wait_until(self.ready if until == "ready" else self.listens)

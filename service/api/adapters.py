@@ -54,14 +54,14 @@ async def tasks(request: Request, services: ServicesHere) -> list[TaskAnswer]:
     return [
         _task_answer(services, task)
         for task in sorted(found, key=attrgetter("name"))
-        if task.active is not None and reaches(request, task.name)
+        if (task.active is not None or task.behind is not None) and reaches(request, task.name)
     ]
 
 
 @router.get("/tasks/{task}", responses=documented(404, 422), summary="One task", dependencies=[needs()])
 async def task(task: str, services: ServicesHere) -> TaskAnswer:
     found = _bare(services) if task == BARE_TASK else services.registry.task(task)
-    if found.active is None:
+    if found.active is None and found.behind is None:
         raise UnknownTask(f"task {task!r} is not served")
     return _task_answer(services, found)
 
@@ -69,7 +69,7 @@ async def task(task: str, services: ServicesHere) -> TaskAnswer:
 @router.put(
     "/adapters/{task}",
     status_code=201,
-    responses={200: {"model": VersionAnswer}, **documented(400, 409, 413, 415, 422, 500, 503)},
+    responses={200: {"model": VersionAnswer}, **documented(400, 409, 413, 415, 422, 500, 503, 507)},
     openapi_extra=FILE_BODY,
     dependencies=[needs("upload")],
     summary="Upload an adapter file and serve it",
@@ -139,7 +139,7 @@ async def file(task: str, version: int, services: ServicesHere) -> Response:
 
 @router.post(
     "/adapters/{task}/activate",
-    responses=documented(400, 404, 413, 415, 422, 500, 503),
+    responses=documented(400, 404, 413, 415, 422, 500, 503, 507),
     openapi_extra=body_schema(ActivateRequest),
     dependencies=[needs("upload")],
     summary="Serve another version, forward or back",
@@ -154,7 +154,7 @@ async def activate(task: str, request: Request, services: ServicesHere) -> Versi
 @router.delete(
     "/adapters/{task}",
     status_code=204,
-    responses=documented(404, 422, 500),
+    responses=documented(404, 422, 500, 507),
     summary="Retire a task and remove its files",
     dependencies=[needs("admin")],
 )
@@ -167,7 +167,7 @@ async def retire(task: str, request: Request, services: ServicesHere) -> None:
 @router.delete(
     "/adapters/{task}/versions/{version}",
     status_code=204,
-    responses=documented(404, 409, 422, 500),
+    responses=documented(404, 409, 422, 500, 507),
     summary="Remove a version that is not active",
     dependencies=[needs("admin")],
 )

@@ -131,7 +131,14 @@ async def answer(
     else:
         for one in asked:
             services.quotas.charge(one.task, one.tokens, monotonic())
-        outputs = await _while_awaited(request, future)
+        try:
+            outputs = await _while_awaited(request, future)
+        except BaseException:
+            future.cancel()  # nothing of it is begun from here on
+            if not account.course.begun:
+                for one in asked:
+                    services.quotas.charge(one.task, -one.tokens, monotonic())
+            raise
 
     def decoded() -> list[Answered]:
         left = iter(outputs)

@@ -106,6 +106,8 @@ async def _follow_keys(keyring: Keyring) -> None:
                 log.info("keys read again: %d", len(keyring.table.keys))
         except BadKeys as error:
             log.error("%s; the keys stay as they were", error.detail)
+        except Exception:  # or a key that is taken back later would be taken for ever
+            log.exception("the keys could not be read again")
 
 
 async def _follow_store(services: Services) -> None:

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/adapters/{task}/candidate", tags=["adapters"], depen
 
 @router.post(
     "",
-    responses=documented(400, 404, 409, 413, 415, 422, 500, 503),
+    responses=documented(400, 404, 409, 413, 415, 422, 500, 503, 507),
     openapi_extra=body_schema(CandidateRequest),
     summary="Try a version beside the active one, or change how much",
 )
@@ -30,7 +30,9 @@ async def nominate(task: str, request: Request, services: ServicesHere) -> Adapt
     )
 
 
-@router.post("/promote", responses=documented(404, 409, 422, 500, 503), summary="Make the candidate the active version")
+@router.post(
+    "/promote", responses=documented(404, 409, 422, 500, 503, 507), summary="Make the candidate the active version"
+)
 async def promote(task: str, request: Request, services: ServicesHere) -> VersionAnswer:
     """From the next request on."""
     version = await change(services, services.registry.promote, task, caller(request))
@@ -40,7 +42,7 @@ async def promote(task: str, request: Request, services: ServicesHere) -> Versio
 @router.delete(
     "",
     status_code=204,
-    responses=documented(404, 422, 500),
+    responses=documented(404, 422, 500, 507),
     summary="Abandon the candidate; its version stays as an inactive one",
 )
 async def abandon(task: str, request: Request, services: ServicesHere) -> None:

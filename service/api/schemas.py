@@ -149,7 +149,7 @@ class TaskAnswer(BaseModel):
     """What is to answer a task, and what does. Where nothing does, all that follows `reason` is left empty."""
 
     task: str
-    active: int | None = Field(description="the version that is to answer; 0 is the bare base")
+    active: int | None = Field(description="the version that is to answer; 0 is the bare base, null: nobody knows")
     version: int | None = Field(default=None, description="the version that does")
     reason: str | None = Field(default=None, description="why it is another; null: it is not")
     kind: KindName | None = None

@@ -21,7 +21,7 @@ from service.engine.bank import Bank
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine
 from service.engine.layout import why
-from service.errors import BadStore, EngineFault, StoreUnreachable
+from service.errors import BadStore, EngineFault, StoreFull, StoreReadOnly, StoreUnreachable
 from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.stores import open_store
@@ -119,7 +119,13 @@ def _describe(metrics: Metrics, settings: Settings, base: BaseModel) -> None:
     """What the metrics say of a service from its start on."""
     metrics.base_parameters.set(base.parameters)
     metrics.base_bytes.set(base.bytes)
-    for error in (BadStore, EngineFault, StoreUnreachable):  # alerts that wait for the first must have seen none
+    for error in (
+        BadStore,
+        EngineFault,
+        StoreFull,
+        StoreReadOnly,
+        StoreUnreachable,
+    ):  # alerts that wait for the first must have seen none
         metrics.refusals.labels(error.code)
     metrics.build.info(
         {

@@ -78,7 +78,8 @@ def tasks(url: str) -> None:
     width = max(len(task["task"]) for task in found)
     for task in found:
         if task["version"] is None:
-            click.echo(f"{task['task']:<{width}}  v{task['active']:<3} is not served: {task['reason']}")
+            version = "-" if task["active"] is None else f"v{task['active']}"
+            click.echo(f"{task['task']:<{width}}  {version:<4} is not served: {task['reason']}")
             continue
         figure = f"{task['metric']} {task['value']:.3f}" if task["value"] is not None else ""
         labels = f"{len(task['labels'])} labels" if task["labels"] else ""

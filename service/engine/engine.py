@@ -21,6 +21,13 @@ class Row(NamedTuple):
     resident: Resident
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether a batch failed for want of memory, Python's or that of a device: a smaller one may not."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch has no type for this one
+
+
 class Engine:
     """Holds the base; owns no thread and no queue. One caller at a time."""
 

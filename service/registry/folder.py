@@ -22,7 +22,7 @@ from shutil import disk_usage
 from weakref import finalize
 
 from service.adapters.file import HEAD_BYTES
-from service.errors import BadStore, UnknownVersion
+from service.errors import BadStore, StoreFull, StoreReadOnly, UnknownVersion
 from service.registry.log import Log
 from service.registry.store import (
     Changed,
@@ -44,6 +44,15 @@ log = logging.getLogger(__name__)
 
 TEMPORARY = ".writing-"
 LOCK, CHANGING = ".lock", ".changing"
+# What the disk says, and what that means for a change.
+REFUSALS = {
+    errno.ENOSPC: StoreFull,
+    errno.EDQUOT: StoreFull,
+    errno.EFBIG: StoreFull,
+    errno.EROFS: StoreReadOnly,
+    errno.EACCES: StoreReadOnly,
+    errno.EPERM: StoreReadOnly,
+}
 MAX_BUFFER = 16 * 1024 * 1024  # bytes of one that is kept to be read into again
 
 
@@ -116,7 +125,7 @@ class FolderStore:
                         path.unlink() if old is None else self._replace(path, old)
                     raise
         except OSError as error:
-            raise _unwritten(path, error) from error
+            raise _unchanged(path, "written", error) from error
 
     def archive(self, task: str, first: int, log: Log) -> None:
         with suppress(FileExistsError):
@@ -143,7 +152,7 @@ class FolderStore:
         except OSError as error:
             with suppress(OSError):
                 aside.replace(path)
-            raise BadStore(f"store: {path.name} cannot be removed: {error.strerror}") from error
+            raise _unchanged(path, "removed", error) from error
         with suppress(OSError):  # a later start clears it
             aside.unlink()
 
@@ -239,7 +248,7 @@ class FolderStore:
         except FileExistsError:
             raise
         except OSError as error:
-            raise _unwritten(path, error) from error
+            raise _unchanged(path, "written", error) from error
 
     def _write_temporary(self, data: bytes) -> Path:
         """A new file that has reached the disk, and waits for its name."""
@@ -294,5 +303,6 @@ def _unreadable(path: Path, error: OSError) -> BadStore:
     return BadStore(f"store: {path.name} cannot be read: {error.strerror}")
 
 
-def _unwritten(path: Path, error: OSError) -> BadStore:
-    return BadStore(f"store: {path.name} cannot be written: {error.strerror}")
+def _unchanged(path: Path, change: str, error: OSError) -> BadStore:
+    kind = REFUSALS.get(error.errno or 0, BadStore)
+    return kind(f"store: {path.name} cannot be {change}: {error.strerror}")

@@ -47,7 +47,7 @@ class Loader:
         try:
             content, size, head, tag = self._store.look(name, number, known)
             header = self._arranger.header(head, size)
-            return Version(number, content, size, header, header.parameters, tag)
+            return Version(number, content, size, header, header.parameters, tag, judged=content == known)
         except StoreUnreachable:
             raise
         except UnknownVersion:
@@ -63,7 +63,8 @@ class Loader:
             BadAdapter
         """
         header, resident, sealed = self._arranger.judge(data, number)
-        return Whole(Version(number, resident.digest, len(data), header, header.parameters, tag), resident, sealed)
+        version = Version(number, resident.digest, len(data), header, header.parameters, tag, judged=True)
+        return Whole(version, resident, sealed)
 
     def judge_stored(self, name: str, number: int) -> Whole:
         """The same for a file of the store.
@@ -81,7 +82,7 @@ class Loader:
             UnknownVersion, BadStore, BadAdapter
         """
         with self._store.reading(name, version.number) as (data, tag):
-            if version.header is not None and version.tag == tag:
+            if version.header is not None and version.judged and version.tag == tag:
                 if not self._store.hashes and digest(data) != version.digest:
                     raise BadAdapter(f"it is not the file that was uploaded: its digest is not {version.digest}")
                 return self._arranger.arrange(version.header, data, version.number, version.digest)

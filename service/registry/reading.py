@@ -33,8 +33,10 @@ def read_task(store: Store, loader: Loader, found: Found, known: Task) -> Task:
         log.error("%s; task %s is not followed", state.detail, known.name)
         if known.versions:
             return replace(known, kept=kept, behind=Behind(known.serving, state.detail))
-        files = {number: loader.examine(known.name, number).refused(state.detail) for number in found.versions}
-        return Task(known.name, files, last=highest, kept=kept)
+        # Without tags: they are looked at again once the state can be read.
+        files = {number: replace(loader.examine(known.name, number), tag="") for number in found.versions}
+        files = {number: version.refused(state.detail) for number, version in files.items()}
+        return Task(known.name, files, last=highest, kept=kept, behind=Behind(None, state.detail))
     _clear_leftovers(store, known.name, found, state)
     versions = _versions(loader, found, known, state)
     last = max([state.last, *versions])

@@ -286,7 +286,7 @@ class Registry(Follower):
                 tag = self._store.write(task.name, number, upload.data)
             except FileExistsError:
                 log.warning("task %s: version %d is there already", task.name, number)
-                task = task.having(self._loader.examine(task.name, number))
+                task = replace(task.having(self._loader.examine(task.name, number)), last=number)
                 if task.known(upload.version.digest) is not None:
                     break
             else:
@@ -334,6 +334,8 @@ class Registry(Follower):
             self._store.archive(task.name, task.earlier + 1, task.log[:PART])
             task = replace(task, earlier=task.earlier + PART, log=task.log[PART:])
         before = task.kept.tag if task.kept is not None else None
+        if task.kept is not None and isinstance(task.kept.state, BadStore) and task.serving == task.active:
+            task = replace(task, behind=None)  # for no other reason than that state
         return replace(task, kept=Kept(task.state, self._store.write_state(task.name, task.state, before)))
 
     def _clear(self, name: str, numbers: Collection[int]) -> None:

@@ -197,7 +197,8 @@ class Served:
         serving = task.active if task.serving is None else task.serving
         wanted = serving if number is None else number
         if wanted is None:
-            raise UnknownTask(f"task {task.name!r} has no active version")
+            reason = f": {task.behind.reason}" if task.behind is not None else ""
+            raise UnknownTask(f"task {task.name!r} has no active version{reason}")
         version = task.versions.get(wanted)
         if version is None:
             raise UnknownVersion(f"task {task.name} has no version {wanted}")

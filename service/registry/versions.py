@@ -29,6 +29,7 @@ class Version:
     tag: str = ""  # of the file that was judged (`store.Content`)
     problem: str | None = None
     proof: Proof | None = None  # None: it was found in the store, and is proved when it is to be activated
+    judged: bool = False  # all of it was, here or where it was uploaded; not only its header
 
     @property
     def manifest(self) -> Manifest | None:

@@ -28,6 +28,7 @@ class Course:
 
     admitted: float = 0.0
     context: object = None  # of who submitted the job, for who watches batches
+    begun: bool = False  # whether the engine has taken any of its rows, a batch that failed included
     batches: list[Batch] = field(default_factory=list)  # that held rows of it, in order
 
     @property

@@ -29,7 +29,7 @@ class Quotas:
             raise OverQuota(f"task {task} has had its {quota:g} tokens a second", retry_after=owing / quota)
 
     def charge(self, task: str, tokens: int, now: float) -> None:
-        """The task has been given so many."""
+        """The task has been given so many, or has given back as many as are below 0."""
         if task in self._quotas:
             self._owing[task] = (self._owes(task, now) + tokens, now)
 

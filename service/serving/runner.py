@@ -11,7 +11,7 @@ from math import inf
 from time import monotonic
 from weakref import ref
 
-from service.engine.engine import Engine, Row
+from service.engine.engine import Engine, Row, ran_out_of_memory
 from service.errors import DeadlineExceeded, EngineFault, Overloaded, Stopping
 from service.metrics import Metrics
 from service.serving.jobs import Batch, Course, Job
@@ -198,6 +198,8 @@ class Runner:
                     job.fail(DeadlineExceeded("its time was over while it waited"))
                 if picks := self._next(rested or self._stopping):
                     self._running, self._batch_started = picks, now
+                    for pick in picks:
+                        pick.job.course.begun = True
                     return picks
                 if self._stopping:
                     return []
@@ -211,10 +213,27 @@ class Runner:
         return [*batch, *self._spare.beside(batch, budget)] if batch or rested else []
 
     def _run(self, picks: Sequence[Pick[Job]]) -> None:
+        """A batch; in halves where memory did not suffice for it, so that only a row that is too large alone fails."""
+        if self._ran(picks):
+            return
+        log.warning("the memory does not suffice for a batch of %d rows; it is run in halves", len(picks))
+        middle = len(picks) // 2
+        for half in (picks[:middle], picks[middle:]):
+            if left := [pick for pick in half if not pick.job.future.done()]:  # or it has failed meanwhile
+                self._run(left)
+
+    def _ran(self, picks: Sequence[Pick[Job]]) -> bool:
+        """Answers or fails the rows of a batch; False where it is to be run in parts."""
         started = self._clock()
         rows = [pick.job.rows[pick.row] for pick in picks]
         try:
-            outputs = self._engine.run(rows)
+            try:
+                outputs = self._engine.run(rows)
+            except Exception as error:
+                # What is apart is proved in one batch, or not.
+                if len(picks) > 1 and not picks[0].job.apart and ran_out_of_memory(error):
+                    return False  # which lets go of what the failed batch held
+                raise
             batch = self._observed(rows, started)
             self._batch_seconds = batch.ended - batch.started
             self._pace.ran(batch.tokens, self._batch_seconds)
@@ -232,6 +251,7 @@ class Runner:
                 pick.job.fail(
                     EngineFault(f"the engine failed on the batch that held this request: {type(error).__name__}")
                 )
+        return True
 
     def _observed(self, rows: Sequence[Row], started: float) -> Batch:
         batch = Batch(

@@ -43,6 +43,9 @@ def bad_file(base: BaseModel, fault: str) -> bytes:
     tensors = make_tensors(base, manifest)
     if fault == "truncated":
         return write_adapter(manifest, tensors)[:-1]
+    if fault == "flipped":  # a bit of a number, which is a number still
+        data = write_adapter(manifest, tensors)
+        return data[:-2] + bytes([data[-2] ^ 0x40]) + data[-1:]
     if fault == "other base":
         identity = BaseIdentity(**(base.identity.model_dump() | {"fingerprint": "0" * 64}))
         return make_adapter(base, method=Head(), base=identity)
@@ -55,7 +58,7 @@ def bad_file(base: BaseModel, fault: str) -> bytes:
 
 
 @pytest.mark.parametrize("task", ["toy", "new"])
-@pytest.mark.parametrize("fault", ["truncated", "other base", "wrong shape", "not a number", "empty"])
+@pytest.mark.parametrize("fault", ["truncated", "flipped", "other base", "wrong shape", "not a number", "empty"])
 def test_nothing_refused_leaves_a_trace(
     registry: Registry, tiny_base: BaseModel, files: list[bytes], tmp_path: Path, fault: str, task: str
 ) -> None:
@@ -69,7 +72,7 @@ def test_nothing_refused_leaves_a_trace(
     assert registry.upload("toy", files[2])[0].number == 3
 
 
-@pytest.mark.parametrize("fault", ["truncated", "other base", "empty"])
+@pytest.mark.parametrize("fault", ["truncated", "flipped", "other base", "empty"])
 def test_a_damaged_file_is_reported_and_keeps_no_other_from_being_served(
     registry: Registry, tiny_base: BaseModel, reopen: Reopen, files: list[bytes], tmp_path: Path, fault: str
 ) -> None:

@@ -1,5 +1,7 @@
 """The runner: batches form without a timer, a fault stays in its batch, and every job ends."""
 
+import gc
+import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -9,6 +11,7 @@ from time import monotonic, sleep
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,6 +186,73 @@ def test_the_rest_of_a_job_whose_batch_failed_is_not_run(narrow: Service) -> Non
     assert isinstance(fault(long), EngineFault)
     assert [numbers(first), numbers(narrow.submit(9))] == [[0], [9]]
     assert narrow.engine.batches == [[0], [1], [2], [9]]
+
+
+OUT_OF_MEMORY: list[Exception] = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+out_of_memory = pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "gpu", "cpu"])
+
+
+def short_of_memory(service: Service, fits: Callable[[Sequence[int]], bool], error: Exception) -> None:
+    """An engine that raises the error for every batch that does not fit."""
+    run = service.engine.run
+
+    def limited(rows: Sequence[Row]) -> list[Floats]:
+        outputs = run(rows)
+        if not fits([int(row.tokens.ids[0]) for row in rows]):
+            raise type(error)(*error.args)  # a new one, as one that was raised holds the rows
+        return outputs
+
+    service.engine.run = limited  # type: ignore[method-assign]
+
+
+@out_of_memory
+def test_a_batch_that_is_too_large_for_the_memory_is_answered_in_parts(service: Service, error: Exception) -> None:
+    short_of_memory(service, lambda batch: len(batch) <= 2, error)
+    first = service.hold(0)
+    waiting = [service.submit(1, 2, 3), service.submit(4), service.submit(5, 6)]
+    service.engine.open.set()
+    assert [numbers(answer) for answer in (first, *waiting)] == [[0], [1, 2, 3], [4], [5, 6]]
+    assert (service.sample("engine_faults_total"), service.sample("queued_tokens")) == (0, 0)
+
+
+@out_of_memory
+def test_a_row_that_is_too_large_for_the_memory_fails_its_job_and_no_other(service: Service, error: Exception) -> None:
+    short_of_memory(service, lambda batch: 13 not in batch, error)
+    first = service.hold(0)
+    large, others = service.submit(12, 13, 14), [service.submit(1, 2), service.submit(3)]
+    service.engine.open.set()
+    with pytest.raises(EngineFault, match=f"the batch that held this request: {type(error).__name__}"):
+        large.result(TIMEOUT)
+    assert [numbers(answer) for answer in (first, *others, service.submit(4))] == [[0], [1, 2], [3], [4]]
+    assert [14] not in service.engine.batches  # nobody waits for it any more
+    assert (service.sample("engine_faults_total"), service.sample("queued_tokens")) == (1, 0)
+    until(lambda: service.runner.busy_seconds() == 0)
+
+
+def test_what_is_apart_is_run_in_one_batch_or_not(service: Service) -> None:
+    short_of_memory(service, lambda batch: len(batch) <= 2, MemoryError())
+    rows = [numbered(service.resident, number) for number in (1, 2, 3)]
+    assert isinstance(fault(service.runner.submit(rows, "+", apart=True)), EngineFault)
+    assert service.engine.batches == [[1, 2, 3]]
+
+
+def test_a_batch_that_the_memory_did_not_suffice_for_keeps_no_adapter(
+    service: Service, tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("service.serving.runner"), "disabled", True)  # pytest keeps what is logged
+    short_of_memory(service, lambda batch: 1 not in batch, MemoryError())
+    resident = make_resident(tiny_base)
+    gone = weakref.ref(resident)
+    failed = service.runner.submit([numbered(resident, 1), numbered(resident, 2)], "mood")
+    assert isinstance(fault(failed), EngineFault)
+    until(lambda: service.runner.busy_seconds() == 0)
+    del resident, failed
+    gc.collect()
+    assert gone() is None
 
 
 def test_an_engine_that_forgets_a_row_fails_the_batch_and_not_the_service(
