@@ -3,9 +3,10 @@
     python benchmarks/swaps.py [--swaps 10000] [--quiet 20]
 
 A real service on a store of its own, with one task of eight versions. Each version has other labels, so an answer shows
-which one gave it. Two threads keep asking, and each answer must be of the version that it names, and that version one
-which was active between the question and the answer. A swap is an activation over HTTP, as in a roll-back, or every
-tenth time an upload of a new version and the deletion of another. In between, the same load without swaps.
+which one gave it. Two threads of another process keep asking, and each answer must be of the version that it names, and
+that version one which was active between the question and the answer. A swap is an activation over HTTP, as in a
+roll-back, or every tenth time an upload of a new version and the deletion of another. In between, the same load without
+swaps.
 Writes `benchmarks/results/swaps.json`.
 """
 
@@ -15,12 +16,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
-from threading import Event
+from threading import Barrier
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
@@ -38,9 +42,20 @@ UPLOAD_EVERY = 10
 RATIO, GROWTH = 1.5, 0.02  # p99 while swapping over p99 without; memory
 
 
+class Answer(NamedTuple):
+    """What came of one request. Times are of the clock that all processes of a machine share."""
+
+    asked: float
+    answered: float
+    problem: str | None  # why there is none
+    version: int = 0
+    digest: str = ""
+    labels: frozenset[str] = frozenset()
+
+
 @dataclass
 class Load:
-    """What the asking threads saw."""
+    """What those who asked saw."""
 
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -84,48 +99,71 @@ def variant(base: BaseModel, number: int) -> bytes:
 
 @contextmanager
 def asking(url: str, truth: Truth) -> Iterator[Load]:
-    """Keeps asking while the block runs."""
-    load, stop = Load(), Event()
+    """Keeps asking while the block runs, in a process of its own: what swaps cost the one who asks for them is not
+    what they cost the service.
+    """
+    spawn, load = get_context("spawn"), Load()
+    stop, answers = spawn.Event(), spawn.SimpleQueue()
+    asker = spawn.Process(target=ask, args=(url, stop, answers))
+    asker.start()
+    answers.get()  # it has begun
+    try:
+        yield load
+    finally:
+        stop.set()
+        found: list[Answer] = answers.get()
+        asker.join()
+    for one in found:
+        load.seconds.append(one.answered - one.asked)
+        if one.problem is not None:
+            load.failed.append(one.problem)
+        elif problem := _wrong(one, truth):
+            load.wrong.append(problem)
 
-    def ask() -> None:
+
+def ask(url: str, stop: Event, answers: "SimpleQueue[list[Answer]]") -> None:
+    """The other process: asks until it is stopped, and sends what was answered."""
+
+    def keep_asking() -> list[Answer]:
+        found = []
         with httpx2.Client(base_url=url, timeout=60) as http:
+            http.post(f"/predict/{TASK}", json={"inputs": TEXT})  # the connection is there
+            started.wait()
             while not stop.is_set():
                 asked = perf_counter()
                 try:
                     answer = http.post(f"/predict/{TASK}", json={"inputs": TEXT})
                 except httpx2.HTTPError as error:
-                    load.failed.append(repr(error))
+                    found.append(Answer(asked, perf_counter(), repr(error)))
                     continue
                 answered = perf_counter()
-                load.seconds.append(answered - asked)
                 if not answer.is_success:
-                    load.failed.append(answer.text)
-                elif problem := _wrong(answer.json(), truth, asked, answered):
-                    load.wrong.append(problem)
+                    found.append(Answer(asked, answered, answer.text))
+                    continue
+                body = answer.json()
+                labels = frozenset(one["label"] for one in body["predictions"][0]["scores"])
+                found.append(Answer(asked, answered, None, body["version"], body["digest"], labels))
+        return found
 
+    started = Barrier(ASKING + 1)
     with ThreadPoolExecutor(ASKING) as pool:
-        threads = [pool.submit(ask) for _ in range(ASKING)]
-        try:
-            yield load
-        finally:
-            stop.set()
-        for thread in threads:
-            thread.result()
+        threads = [pool.submit(keep_asking) for _ in range(ASKING)]
+        started.wait()
+        answers.put([])
+        answers.put([answer for thread in threads for answer in thread.result()])
 
 
-def _wrong(answer: Any, truth: Truth, asked: float, answered: float) -> str | None:
-    version, labels = answer["version"], {one["label"] for one in answer["predictions"][0]["scores"]}
-    if version not in truth.allowed(asked, answered):
-        return f"version {version} answered, which was not active"
-    if answer["digest"] != truth.digests[version] or truth.labels[version] not in labels:
-        return f"version {version} answered with {labels}"
+def _wrong(answer: Answer, truth: Truth) -> str | None:
+    if answer.version not in truth.allowed(answer.asked, answer.answered):
+        return f"version {answer.version} answered, which was not active"
+    if answer.digest != truth.digests[answer.version] or truth.labels[answer.version] not in answer.labels:
+        return f"version {answer.version} answered with {sorted(answer.labels)}"
     return None
 
 
-def swap(client: Client, base: BaseModel, truth: Truth, swaps: int) -> None:
+def swap(client: Client, made: list[bytes], truth: Truth, swaps: int) -> None:
     """Activations in turn; every tenth swap uploads a version, and deletes the oldest that is not active."""
     there = truth.there
-    made = [variant(base, len(truth.labels) + number) for number in range(swaps // UPLOAD_EVERY)][::-1]
     for number in range(swaps):
         if number % UPLOAD_EVERY == UPLOAD_EVERY - 1 and made:
             data = made.pop()
@@ -171,9 +209,11 @@ def measure(base: BaseModel, swaps: int, quiet: float) -> dict[str, Any]:
             loads.append(load)
             memory.append(resident_bytes(service.process.pid))
             if part < parts:
+                first = len(truth.labels)
+                made = [variant(base, first + number) for number in range(swaps // parts // UPLOAD_EVERY)]
                 started = perf_counter()
                 with asking(service.url, truth) as load:
-                    swap(client, base, truth, swaps // parts)
+                    swap(client, made[::-1], truth, swaps // parts)
                 loads.append(load)
                 rates.append(swaps / parts / (perf_counter() - started))
         entries = len(httpx2.get(f"{service.url}/adapters/{TASK}/log", timeout=60).json()["entries"])

@@ -8,7 +8,7 @@ from math import ceil, inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 SEVERAL = "+"  # the line of requests that name several tasks
-UNPROVED = "?"  # the line of what has not been proved yet
+UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobody
 CREDIT = 2  # batches that a task saves up: some requests' worth
 MANY = 1024  # lines
 
@@ -46,8 +46,9 @@ class Pick(NamedTuple, Generic[J]):
 class _Line(Generic[J]):
     """What waits of one task."""
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, saves: bool) -> None:
         self.weight = weight
+        self.saves = saves  # whether it keeps a credit of what it did not use
         self.entries: OrderedDict[J, _Entry[J]] = OrderedDict()  # in the order of their turns
         self.tokens = 0
         self.counted = 0
@@ -198,7 +199,7 @@ class Scheduler(Generic[J]):
         line = self._lines.get(task)
         if line is None:
             self._forget()
-            line = self._lines[task] = _Line(self._weights.get(task, 1.0))
+            line = self._lines[task] = _Line(self._weights.get(task, 1.0), saves=task != UNPROVED)
         if not line.entries:
             self._active_weight += line.weight
             line.turn = self._due(line)
@@ -209,7 +210,7 @@ class Scheduler(Generic[J]):
 
     def _due(self, line: _Line[J]) -> float:
         """When the line's next turn is, with all its credit."""
-        return max(line.turn, self._turn - self._credit)
+        return max(line.turn, self._turn - (self._credit if line.saves else 0.0))
 
     def _forget(self) -> None:
         """Lets lines go that a new one would be equal to, now and then."""

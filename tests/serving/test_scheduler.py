@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.serving.scheduler import Pick, Scheduler
+from service.serving.scheduler import UNPROVED, Pick, Scheduler
 
 
 class FakeJob:
@@ -177,6 +177,15 @@ def test_who_uses_less_than_its_share_comes_before_who_uses_more() -> None:
         calm = FakeJob(5, 5, 5, 5, task="calm")
         scheduler.admit(calm, PLENTY)
         assert [pick.job for pick in scheduler.next_batch(20)] == [calm] * 4
+
+
+def test_what_is_proved_goes_before_nobody() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="busy")], credit=2)
+    for _ in range(10):
+        scheduler.next_batch(20)
+    scheduler.admit(FakeJob(*[5] * 8, task=UNPROVED, apart=True), PLENTY)
+    picked = [pick.job.task for _ in range(8) for pick in scheduler.next_batch(20)]
+    assert picked.count("busy") >= picked.count(UNPROVED)
 
 
 def test_credit_is_for_what_is_within_the_share() -> None:
