@@ -28,7 +28,7 @@ from service.registry.stores import open_store
 from service.serving.jobs import Job
 from service.serving.pace import Limits, Pace
 from service.serving.quotas import Quotas
-from service.serving.runner import Runner
+from service.serving.runner import Runner, give_way
 from service.serving.scheduler import CREDIT, UNPROVED, Scheduler
 from service.settings import Settings, listed, numbered
 
@@ -111,7 +111,7 @@ def build_services(
         shadows=Shadows(),
         uploads=Semaphore(settings.uploads),
         tracing=tracing,
-        changes=ThreadPoolExecutor(settings.uploads + 1, "registry"),
+        changes=ThreadPoolExecutor(settings.uploads + 1, "registry", give_way),
     )
 
 

@@ -98,11 +98,14 @@ class FolderStore:
             raise self._unusable(error) from error
         return found_in(tags)
 
-    def state(self, task: str) -> Kept | None:
+    def state(self, task: str, known: Kept | None = None) -> Kept | None:
         path = self._folder / state_file(task)
         try:
             with path.open("rb") as file:
-                data, tag = file.read(), _tag(os.fstat(file.fileno()))
+                tag = _tag(os.fstat(file.fileno()))
+                if known is not None and known.tag == tag:
+                    return known
+                data = file.read()
         except FileNotFoundError:
             return None
         except OSError as error:

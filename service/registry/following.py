@@ -99,7 +99,7 @@ class Follower(Served):
 
     def _is_current(self, task: Task) -> bool:
         """Whether the task's state in the store is the one that is known here."""
-        kept = self._store.state(task.name)
+        kept = self._store.state(task.name, task.kept)
         return (kept and kept.tag) == (task.kept and task.kept.tag)
 
     def _catch_up_now(self, name: str) -> None:

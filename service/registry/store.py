@@ -111,8 +111,8 @@ class Store(Protocol):
     def list(self) -> dict[str, Found]:
         """Every task that has a file or a state."""
 
-    def state(self, task: str) -> Kept | None:
-        """A task's state; None: there is none."""
+    def state(self, task: str, known: Kept | None = None) -> Kept | None:
+        """A task's state; None: there is none. The one that is `known`, if it has not changed, is not parsed again."""
 
     def write_state(self, task: str, state: State, before: str | None) -> str:
         """Replaces a task's state, and returns its tag.

@@ -169,7 +169,7 @@ class Runner:
                 self._spare.withdraw(job)
 
     def _loop(self) -> None:
-        _give_way()
+        give_way()
         try:
             while self._step():
                 pass
@@ -278,7 +278,7 @@ class Runner:
             job.fail(error)
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """Lets the event loop go before the engine's threads: this one, and those that it will start.
 
     On Linux a thread has a niceness of its own. The engine takes all processors that it gets; where the event loop
