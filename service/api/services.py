@@ -29,7 +29,7 @@ from service.serving.jobs import Job
 from service.serving.pace import Limits, Pace
 from service.serving.quotas import Quotas
 from service.serving.runner import Runner, give_way
-from service.serving.scheduler import CREDIT, UNPROVED, Scheduler
+from service.serving.scheduler import CREDIT, UNPROVED, UNPROVED_WEIGHT, Scheduler
 from service.settings import Settings, listed, numbered
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def build_services(
     metrics = Metrics(settings.metrics_tasks)
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
-    scheduler, pace = Scheduler[Job](numbered(settings.weights), CREDIT), _pace(settings)
+    scheduler, pace = Scheduler[Job]({UNPROVED: UNPROVED_WEIGHT} | numbered(settings.weights), CREDIT), _pace(settings)
     runner = Runner(Engine(base), scheduler, pace, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
         base,

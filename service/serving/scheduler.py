@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 SEVERAL = "+"  # the line of requests that name several tasks
 UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobody
+UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
 MANY = 1024  # lines
 
