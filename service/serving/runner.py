@@ -135,7 +135,9 @@ class Runner:
     def _room(self, task: str, tokens: int, now: float) -> int:
         """Tokens that may wait, where so many more of this task are among them."""
         self._check_running()
-        limit = self._pace.queue_tokens(now, self._scheduler.has_credit(task, tokens))
+        scheduler, limit = self._scheduler, self._pace.queue_tokens(now)
+        if scheduler.has_credit(task, tokens) and scheduler.tokens_within + tokens <= limit:
+            limit = self._pace.queue_tokens(now, within_share=True)  # what others have waiting runs after it
         if missing := self._scheduler.missing(task, tokens, limit):
             self._pace.refused(now)
             raise Overloaded(

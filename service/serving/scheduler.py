@@ -58,9 +58,10 @@ class _Line(Generic[J]):
 
 
 class _Entry(Generic[J]):
-    def __init__(self, job: J, line: _Line[J], most: int) -> None:
+    def __init__(self, job: J, line: _Line[J], most: int, within: bool) -> None:
         self.job = job
         self.line = line
+        self.within = within  # whether its task had credit for it
         self.next = 0  # the first row that has not run
         self.left = sum(job.sizes)  # tokens from there on
         self.counted = min(self.left, most)
@@ -96,6 +97,7 @@ class Scheduler(Generic[J]):
         self._active_weight = 0.0  # of the tasks that have something waiting
         self._soonest = inf  # no deadline is earlier
         self.queued_tokens = 0
+        self.tokens_within = 0  # of those, what came of tasks that had credit for it
 
     def __len__(self) -> int:
         """Jobs with rows still to run."""
@@ -137,11 +139,12 @@ class Scheduler(Generic[J]):
         """Queues a job for which nothing is `missing`."""
         if not self.queued_tokens:
             self._active_weight = 0.0  # sums of fractions drift
+        within = self.has_credit(job.task, sum(job.sizes))
         line = self._joined(job.task)
-        entry = _Entry(job, line, _most_counted(limit))
+        entry = _Entry(job, line, _most_counted(limit), within)
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
-        self._count(line, entry.left, entry.counted)
+        self._count(entry, entry.left, entry.counted)
 
     def next_batch(self, budget: int) -> list[Pick[J]]:
         """Takes the rows to run now out of the queue; empty only when nothing waits.
@@ -176,7 +179,7 @@ class Scheduler(Generic[J]):
         entry = self._entries.pop(job, None)
         if entry is not None:
             self._leave(entry)
-            self._count(entry.line, -entry.left, -entry.counted)
+            self._count(entry, -entry.left, -entry.counted)
 
     def expire(self, now: float) -> list[J]:
         """Takes out the jobs whose deadline has passed; the caller ends them."""
@@ -240,7 +243,7 @@ class Scheduler(Generic[J]):
             else:
                 del self._entries[entry.job]
                 self._leave(entry)
-            self._count(entry.line, -taken, counted - entry.counted)
+            self._count(entry, -taken, counted - entry.counted)
             entry.counted = counted
         return taken
 
@@ -249,9 +252,10 @@ class Scheduler(Generic[J]):
         if not entry.line.entries:
             self._active_weight -= entry.line.weight
 
-    def _count(self, line: _Line[J], tokens: int, counted: int) -> None:
-        line.tokens += tokens
-        line.counted += counted
+    def _count(self, entry: _Entry[J], tokens: int, counted: int) -> None:
+        entry.line.tokens += tokens
+        entry.line.counted += counted
+        self.tokens_within += tokens if entry.within else 0
         self._counted += counted
         self.queued_tokens += tokens
 

@@ -196,6 +196,7 @@ def test_credit_is_for_what_is_within_the_share() -> None:
     assert [task for task in ("heavy", "calm") if scheduler.has_credit(task, 41)] == ["heavy"]
     assert scheduler.has_credit("calm", 40)
     scheduler.admit(FakeJob(30, task="calm"), PLENTY)
+    assert scheduler.tokens_within == 30
     assert not scheduler.has_credit("calm", 11)
     assert scheduler.has_credit("calm", 10)
     scheduler.next_batch(30)
@@ -409,6 +410,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def queued_tokens_are_those_that_wait(self) -> None:
         assert self.scheduler.queued_tokens == self.waiting()
+        assert 0 <= self.scheduler.tokens_within <= self.waiting()
         assert len(self.scheduler) == len(self.left)
 
     @invariant()
