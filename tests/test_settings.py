@@ -48,6 +48,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "max_resident": ("5", 5),
     "pinned": ("spam,mood", "spam,mood"),
     "spare_versions": ("1", 1),
+    "unload_seconds": ("0", 0.0),
     "stall_seconds": ("0.5", 0.5),
     "stop_seconds": ("2.5", 2.5),
 }
@@ -171,6 +172,7 @@ def test_the_server_listens_where_it_is_told() -> None:
         ("body_seconds", "0"),
         ("uploads", "0"),
         ("spare_versions", "0"),
+        ("unload_seconds", "-1"),
         ("stall_seconds", "0"),
         ("stall_seconds", "nan"),
         ("stop_seconds", "0"),
