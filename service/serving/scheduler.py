@@ -130,9 +130,7 @@ class Scheduler(Generic[J]):
 
     def has_credit(self, task: str, tokens: int) -> bool:
         """Whether a job of so many tokens, after what waits of its task, is within what the task has saved up."""
-        line = self._lines.get(task)
-        if line is None:
-            return tokens <= self._credit * self._weights.get(task, 1.0)
+        line = self._lines.get(task) or self._line(task)
         return self._due(line) + (line.tokens + tokens) / line.weight <= self._turn
 
     def admit(self, job: J, limit: int) -> None:
@@ -203,7 +201,7 @@ class Scheduler(Generic[J]):
         line = self._lines.get(task)
         if line is None:
             self._forget()
-            line = self._lines[task] = _Line(self._weights.get(task, 1.0), saves=task != UNPROVED)
+            line = self._lines[task] = self._line(task)
         if not line.entries:
             self._active_weight += line.weight
             line.turn = self._due(line)
@@ -211,6 +209,10 @@ class Scheduler(Generic[J]):
             line.due = True
             heappush(self._turns, (line.turn, next(self._number), line))
         return line
+
+    def _line(self, task: str) -> _Line[J]:
+        """A new one."""
+        return _Line(self._weights.get(task, 1.0), saves=task != UNPROVED)
 
     def _due(self, line: _Line[J]) -> float:
         """When the line's next turn is, with all its credit."""

@@ -183,6 +183,7 @@ def test_what_is_proved_goes_before_nobody() -> None:
     scheduler = queue([FakeJob(*[5] * 1000, task="busy")], credit=2)
     for _ in range(10):
         scheduler.next_batch(20)
+    assert not scheduler.has_credit(UNPROVED, 1)
     scheduler.admit(FakeJob(*[5] * 8, task=UNPROVED, apart=True), PLENTY)
     picked = [pick.job.task for _ in range(8) for pick in scheduler.next_batch(20)]
     assert picked.count("busy") >= picked.count(UNPROVED)
