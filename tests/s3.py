@@ -21,6 +21,16 @@ server.serve_forever()
 """
 
 
+def environment(url: str) -> dict[str, str]:
+    """What a service needs to reach an endpoint."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+
+
 class Endpoint:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -28,13 +38,7 @@ class Endpoint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a service needs to reach it."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-        }
+        return environment(self.url)
 
     def bucket(self) -> str:
         """A new one, as a store's URL."""

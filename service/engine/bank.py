@@ -57,7 +57,7 @@ def bare_resident(base: BaseModel) -> Resident:
 
 
 class Bank:
-    """Resident versions by task: the active ones, and a few others that were asked for by number.
+    """Resident versions by task: the active ones, and a few others that were active before or are asked for by number.
 
     Of both there is a limit; past it, one that is asked for less makes room: of the active versions, pinned tasks'
     excepted, by `Sieve`, and of the few others the one unused longest. A row in flight holds its own, so nobody waits
@@ -111,16 +111,19 @@ class Bank:
         return (active is not None and active.version == version) or (task, version) in self._others
 
     def serve(self, task: str, resident: Resident) -> None:
-        """Holds a task's active version, and lets go the one that was."""
+        """Holds a task's active version. The one that was becomes one of the few others: it may be rolled back to."""
         with self._lock:
             self._known[resident] = task
             self._others.pop((task, resident.version), None)
-            if task not in self._active:
+            before = self._active.get(task)
+            if before is None:
                 if self.full and self._sieve:
                     del self._active[self._sieve.pop()]
                     self._evicted()
                 if not self.pins(task):
                     self._sieve.add(task)
+            elif before.version != resident.version:
+                self._keep(task, before)
             self._active[task] = resident
 
     def keep(self, task: str, resident: Resident) -> None:
@@ -130,10 +133,7 @@ class Bank:
             if active is not None and active.version == resident.version:
                 return
             self._known[resident] = task
-            self._others[task, resident.version] = resident
-            while len(self._others) > self._most_others:
-                self._others.popitem(last=False)
-                self._evicted()
+            self._keep(task, resident)
 
     def drop(self, task: str, version: int) -> None:
         with self._lock:
@@ -148,6 +148,12 @@ class Bank:
         with self._lock:
             held = {id(self._active.get(task)), *(id(one) for (name, _), one in self._others.items() if name == task)}
             return [ref(one) for one, name in self._known.items() if name == task and id(one) not in held]
+
+    def _keep(self, task: str, resident: Resident) -> None:
+        self._others[task, resident.version] = resident
+        while len(self._others) > self._most_others:
+            self._others.popitem(last=False)
+            self._evicted()
 
     def __iter__(self) -> Iterator[Resident]:
         with self._lock:

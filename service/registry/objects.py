@@ -25,7 +25,7 @@ from obstore.store import from_url
 
 from service.adapters.file import HEAD_BYTES
 from service.adapters.file import digest as digest_of
-from service.errors import BadStore, StoreUnreachable, UnknownVersion
+from service.errors import BadStore, StoreFull, StoreReadOnly, StoreUnreachable, UnknownVersion
 from service.registry.log import Log
 from service.registry.store import (
     Changed,
@@ -56,6 +56,7 @@ RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 CAUSE = re.compile(
     r"non-2xx status code: (\d+ [A-Za-z ]+)|(HTTP error: [a-z ]+)"
 )  # messages may quote signed addresses
+FULL = re.compile(r"non-2xx status code: 507|<Code>\w*(QuotaExceeded|StorageFull)</Code>")  # as MinIO and Ceph say it
 
 
 def connect(url: str) -> "ObjectStore":
@@ -115,7 +116,7 @@ class ObjectStore:
                 return there.tag
             if isinstance(error, PreconditionError | AlreadyExistsError):
                 raise Changed from error
-            self._fail(error, f"{name} cannot be written")
+            self._fail(error, f"{name} cannot be written", writing=True)
         self._states[name] = _version(put)
         return _tag(put["e_tag"])
 
@@ -146,7 +147,7 @@ class ObjectStore:
         except FileNotFoundError:
             return
         except BaseError as error:
-            self._fail(error, f"{name} cannot be removed")
+            self._fail(error, f"{name} cannot be removed", writing=True)
 
     def read(self, task: str, version: int) -> bytes:
         with self.reading(task, version) as content:
@@ -201,29 +202,39 @@ class ObjectStore:
                 return there.tag
             if isinstance(error, AlreadyExistsError):
                 raise FileExistsError(name) from error
-            self._fail(error, f"{name} cannot be written")
+            self._fail(error, f"{name} cannot be written", writing=True)
 
     def _probe(self) -> None:
-        """Two writes, the second of which must be refused. Whoever may only read needs no such promise."""
+        """Two writes, the second of which must be refused. Whoever may only read needs no such promise, and where there
+        is no room for them now, it has been asked before.
+        """
         try:
             for _ in range(2):
                 self._objects.put(PROBE, b"", mode="create")
         except AlreadyExistsError:
             return
-        except PermissionDeniedError:
-            log.warning("store %s is read only", self._url)
-            return
         except BaseError as error:
-            self._fail(error, "it cannot be written")
+            problem = _problem(error, writing=True)
+            if problem is StoreReadOnly or (problem is StoreFull and self._read(PROBE) is not None):
+                log.warning("store %s: %s", self._url, problem.title)
+                return
+            self._fail(error, "it cannot be written", writing=True)
         raise BadStore(f"store {self._url} does not honour conditional writes; services on it would lose changes")
 
-    def _fail(self, error: Exception, what: str) -> NoReturn:
+    def _fail(self, error: Exception, what: str, writing: bool = False) -> NoReturn:
         found = CAUSE.search(str(error))
         cause = (found[1] or found[2]) if found else type(error).__name__
-        detail = f"store {self._url}: {what}: {cause}"
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | UnknownConfigurationKeyError | OSError):
-            raise BadStore(detail) from error
-        raise StoreUnreachable(detail) from error
+        raise _problem(error, writing)(f"store {self._url}: {what}: {cause}") from error
+
+
+def _problem(error: Exception, writing: bool) -> type[BadStore]:
+    if writing and FULL.search(str(error)):  # before the rights: Ceph answers 403
+        return StoreFull
+    if writing and isinstance(error, PermissionDeniedError):
+        return StoreReadOnly
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | UnknownConfigurationKeyError | OSError):
+        return BadStore
+    return StoreUnreachable
 
 
 def _tag(e_tag: str | None) -> str:

@@ -6,6 +6,8 @@
 | golden | the file's golden examples come out as its trainer saw them |
 | change | the outputs are not those of the bare base under the same head, unless the head is all there is |
 | mixture | among rows of other adapters its outputs are the same as without them, and so are theirs |
+
+The last two take one input, the shortest: a batch is not left once it has begun, so traffic waits for the whole of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from service.engine.bank import Resident
 from service.engine.base_model import BaseModel as Base
 from service.engine.engine import Row
 from service.errors import BadAdapter, noting
-from service.tasks import Floats, Given, Reading, TokenizedRow, kind_of, read_for
+from service.tasks import Floats, Given, Reading, kind_of, read_for
 
 Run = Callable[[Sequence[Row]], Sequence[Floats]]  # has the engine run rows in batches of their own, and waits
 
@@ -33,8 +35,7 @@ ROUNDING = {"float32": 0.0, "float16": 0.05, "bfloat16": 0.05, "int8": 0.3}
 # same bits; torch's operators round by the batch, and a mix-up is far beyond either.
 MIXTURE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1, "int8": 0.1}
 SAME = 1e-6  # of the largest output: no change at all, but for the order of sums
-SHARED = 2  # rows that are run again among others; examples may be many, and traffic waits for each
-STRANGERS = 3  # other adapters in those batches, besides the bare base
+STRANGERS = 3  # other adapters beside the candidate and the bare base; traffic waits while these batches run
 PROBES = (  # for files without golden examples
     "It was neither good nor bad, just another day at the office.",
     "Call 0800 123456 now!",
@@ -80,14 +81,16 @@ class Prover:
         with noting(step="golden"):
             distances = _distances(candidate, readings, alone, tolerance)
 
-        few = rows[:SHARED]
+        shortest = min(range(len(rows)), key=lambda number: len(rows[number]))
+        row, own = rows[shortest], alone[shortest]
         bare = replace(candidate, adaptation=BARE)
         strangers = list(islice((other for other in others if other.digest != candidate.digest), STRANGERS))
-        without = self._batch(few, [bare, *strangers])
+        without = self._run([Row(row, resident) for resident in (bare, *strangers)])
         with noting(step="change"):
-            change = _change(candidate, alone[: len(few)], without[0])
+            change = _change(candidate, own, without[0])
+        together = self._run([Row(row, resident) for resident in (candidate, bare, *strangers)])
         with noting(step="mixture"):
-            self._compare([candidate, bare, *strangers], few, [alone[: len(few)], *without])
+            _compare(together, [own, *without], MIXTURE[self._base.precision])
         return Proof(
             precision=self._base.precision,
             sealed=sealed,
@@ -112,25 +115,6 @@ class Prover:
         for number, (golden, reading) in enumerate(zip(manifest.golden, readings, strict=False)):
             _check_size(manifest, number, golden, reading)
         return readings
-
-    def _batch(self, rows: Sequence[TokenizedRow], residents: Sequence[Resident]) -> list[list[Floats]]:
-        """Each resident's outputs for all rows, from one job in which they take turns."""
-        found = self._run([Row(row, resident) for row in rows for resident in residents])
-        return [list(found[number :: len(residents)]) for number in range(len(residents))]
-
-    def _compare(
-        self, residents: Sequence[Resident], rows: Sequence[TokenizedRow], expected: Sequence[Sequence[Floats]]
-    ) -> None:
-        """All of them together: each must answer as it did before."""
-        allowed = MIXTURE[self._base.precision]
-        for number, (found, known) in enumerate(zip(self._batch(rows, residents), expected, strict=True)):
-            off = max(_gap(one, other) for one, other in zip(found, known, strict=True))
-            if not off <= allowed and _finite(known):  # a stranger that never was is nobody's fault here
-                raise BadAdapter(
-                    f"among rows of other adapters, {'those' if number else 'its own'} come out otherwise than "
-                    f"without: off by {off:.2g} of the largest output, at most {allowed} is allowed",
-                    expected=allowed, got=off,
-                )  # fmt: skip
 
 
 def _check_size(manifest: Manifest, number: int, golden: Golden, reading: Reading) -> None:
@@ -168,13 +152,25 @@ def _distances(
     return distances
 
 
-def _change(candidate: Resident, adapted: Sequence[Floats], bare: Sequence[Floats]) -> float | None:
+def _change(candidate: Resident, adapted: Floats, bare: Floats) -> float | None:
     """The largest change that the adapter makes below its head."""
     if not candidate.manifest.method.shapes(candidate.manifest.base.dims):
         return None
-    if max(_gap(one, other) for one, other in zip(adapted, bare, strict=True)) <= SAME:
+    if _gap(adapted, bare) <= SAME:
         raise BadAdapter("its outputs are those of the bare base under the same head: the adapter changes nothing")
-    return max(float(np.abs(one - other).max()) for one, other in zip(adapted, bare, strict=True))
+    return float(np.abs(adapted - bare).max())
+
+
+def _compare(together: Sequence[Floats], known: Sequence[Floats], allowed: float) -> None:
+    """Each must answer among the others as it did before; the candidate is the first."""
+    for number, (found, before) in enumerate(zip(together, known, strict=True)):
+        off = _gap(found, before)
+        if not off <= allowed and np.isfinite(before).all():  # a stranger that never was is nobody's fault here
+            raise BadAdapter(
+                f"among rows of other adapters, {'those' if number else 'its own'} come out otherwise than "
+                f"without: off by {off:.2g} of the largest output, at most {allowed} is allowed",
+                expected=allowed, got=off,
+            )  # fmt: skip
 
 
 def _finite(outputs: Sequence[Floats]) -> bool:

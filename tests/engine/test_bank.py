@@ -30,13 +30,16 @@ def test_others_do_not_push_out_what_is_active(versions: list[Resident]) -> None
     assert bank.get("toy", 1) is versions[1]
 
 
-def test_a_tasks_next_active_version_lets_the_last_one_go_and_no_other_task(versions: list[Resident]) -> None:
-    bank = Bank()
+def test_what_was_active_stays_among_the_others_for_a_roll_back(versions: list[Resident]) -> None:
+    bank = Bank(others=1)
     bank.serve("toy", versions[1])
     bank.serve("toyota", versions[1])
     bank.serve("toy", versions[2])
-    assert bank.get("toy", 1) is None
-    assert bank.get("toy", 2) is versions[2]
+    assert [bank.get("toy", number) for number in (1, 2)] == versions[1:3]
+    bank.serve("toy", versions[3])
+    assert [bank.get("toy", number) for number in (1, 2, 3)] == [None, *versions[2:4]]
+    bank.serve("toy", versions[2])
+    assert [bank.get("toy", number) for number in (2, 3)] == versions[2:4]
     assert bank.get("toyota", 1) is versions[1]
 
 

@@ -1,9 +1,10 @@
 """What every store promises, whatever it is: the same bytes come back, a number is given once, a state is replaced only
 where it is the one that was read."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Barrier, Thread
 
@@ -11,12 +12,13 @@ import pytest
 from obstore.store import MemoryStore
 
 from service.adapters.file import digest
-from service.errors import BadStore, UnknownVersion
+from service.errors import BadStore, StoreFull, StoreReadOnly, UnknownVersion
 from service.registry.folder import FolderStore
 from service.registry.log import Entry
-from service.registry.objects import ObjectStore
+from service.registry.objects import PROBE, ObjectStore
 from service.registry.store import Changed, Found, Given, Kept, State, Store
 from service.registry.stores import open_store
+from tests.s3 import environment
 
 Open = Callable[[], Store]  # one more service on the same files
 
@@ -195,3 +197,67 @@ def test_an_object_store_that_ignores_conditions_is_refused() -> None:
 
     with pytest.raises(BadStore, match="does not honour conditional writes"):
         ObjectStore("memory://", Careless())
+
+
+@contextmanager
+def refusing_endpoint(status: int, code: str) -> Iterator[str]:
+    """S3 over HTTP that has seen a service, and now answers every change so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(*((200, "") if self.path.endswith(PROBE) else (404, "NoSuchKey")))
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(status, code)
+
+        def do_POST(self) -> None:  # removals
+            self.do_PUT()
+
+        def answer(self, status: int, code: str) -> None:
+            body = f"<Error><Code>{code}</Code></Error>".encode() if self.command != "HEAD" else b""
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Fri, 02 Jan 2026 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (507, "XMinioStorageFull", StoreFull),
+        (400, "XMinioAdminBucketQuotaExceeded", StoreFull),
+        (403, "QuotaExceeded", StoreFull),
+        (403, "AccessDenied", StoreReadOnly),
+    ],
+)
+def test_an_object_store_that_takes_no_changes_is_served_from_and_says_why(
+    status: int, code: str, error: type[BadStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refusing_endpoint(status, code) as url:
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        store = open_store("s3://bucket/folder")
+        assert store.state("toy") is None
+        with pytest.raises(error, match=rf"store s3://bucket/folder: toy-1.safetensors cannot be written: {status}"):
+            store.write("toy", 1, b"one")
+        with pytest.raises(error, match=f"toy.json cannot be written: {status}"):
+            store.write_state("toy", State(active=None, last=0), None)
+        with pytest.raises(error, match=f"toy-1.safetensors cannot be removed: {status}"):
+            store.remove("toy", 1)
