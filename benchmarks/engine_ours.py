@@ -24,7 +24,7 @@ import torch
 
 from engine_parts import parts, products
 from peers.protocol import Batch, Contestant, Settings, Way, serve
-from service.adapters.file import write_adapter
+from service.adapters.file import digest, write_adapter
 from service.adapters.manifest import Manifest
 from service.adapters.methods import AnyMethod, Houlsby, Lora, Parallel, Pfeiffer, PrefixTuning
 from service.engine.arranging import load_resident
@@ -36,6 +36,7 @@ from service.engine.sieve import Sieve
 from service.metrics import Metrics
 from service.registry.folder import FolderStore
 from service.registry.registry import Registry
+from service.registry.store import Given, State
 from service.tasks import Floats, TokenizedRow, expected_shapes
 
 AHEAD = 8  # batches whose adapters are asked for before their turn: as many requests of 64 rows wait in a busy service
@@ -172,16 +173,18 @@ def contents(base: BaseModel, folder: Path, methods: Sequence[AnyMethod], count:
 
 
 def link(folder: Path, files: Sequence[Path], tasks: int) -> int:
-    """A store of so many tasks, from hard links to `files`, and how many of these there are.
+    """A store of so many tasks, as uploads leave it, from hard links to `files`; and how many of these there are.
 
     A file of its own for each would take 1.2 MB of the disk a task; the service reads, hashes and packs every one in
     either case, but here they come from the system's cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    states = [State(active=1, last=1, versions={1: Given(digest=digest(file.read_bytes()))}) for file in files[:tasks]]
     for number in range(tasks):
         path = folder / f"task-{number}-1.safetensors"
         if not path.exists():
             os.link(files[number % len(files)], path)
+            (folder / f"task-{number}.json").write_text(states[number % len(files)].model_dump_json())
     return len({path.stat().st_ino for path in folder.glob("*.safetensors")})
 
 

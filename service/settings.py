@@ -72,7 +72,7 @@ class Settings(BaseModel):
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072
     queue_seconds: Annotated[
         float, Field(gt=0, description="the same by the time that the engine takes for them, as it has been measured")
-    ] = 2.0
+    ] = 1.0
     short_queue_seconds: Annotated[
         float, Field(gt=0, description="the same, from a refusal on until there has been none for a second")
     ] = 0.05

@@ -67,7 +67,7 @@ class Follower(Served):
         if version.proof is not None:
             held = self._bank.get(name, version.number)
             same = held is not None and held.digest == version.digest
-            return version, held if held is not None and same else self._loader.load(name, version)
+            return (version, held) if held is not None and same else self._loader.load(name, version)
         whole = self._loader.judge_stored(name, version.number)
         return replace(whole.version, proof=self._prove(whole)), whole.resident
 
@@ -76,7 +76,9 @@ class Follower(Served):
         version = task.versions.get(task.active or 0)
         if version is not None and version.problem is None and not self._bank.full:
             try:
-                self._bank.serve(task.name, self._loader.load(task.name, version))
+                version, resident = self._loader.load(task.name, version)
+                task = task.having(version)
+                self._bank.serve(task.name, resident)
             except StoreUnreachable as error:  # it is read when it is asked for
                 log.warning("task %s is not in memory yet: %s", task.name, error.detail)
             except (BadAdapter, BadStore) as error:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from threading import Lock
 from typing import NamedTuple
 
@@ -75,8 +76,11 @@ class Loader:
         with self._store.reading(name, number) as (data, tag):
             return self.judge(data, number, tag)
 
-    def load(self, name: str, version: Version) -> Resident:
+    def load(self, name: str, version: Version) -> tuple[Version, Resident]:
         """A file that has not changed since it was judged is not judged again, but for its numbers.
+
+        Returns:
+            the version, as judged from now on; and in memory
 
         Raises:
             UnknownVersion, BadStore, BadAdapter
@@ -85,8 +89,10 @@ class Loader:
             if version.header is not None and version.judged and version.tag == tag:
                 if not self._store.hashes and digest(data) != version.digest:
                     raise BadAdapter(f"it is not the file that was uploaded: its digest is not {version.digest}")
-                return self._arranger.arrange(version.header, data, version.number, version.digest)
-            return self.judge(data, version.number).resident
+                return version, self._arranger.arrange(version.header, data, version.number, version.digest)
+            whole = self.judge(data, version.number)
+            same = (version.digest, version.tag) == (whole.version.digest, tag)
+            return replace(version, judged=True) if same else version, whole.resident
 
     def begin(self, name: str, number: int, load: Callable[[], Resident]) -> "Future[Resident]":
         """Runs `load` beside the caller; once, however many ask for this version meanwhile."""

@@ -165,18 +165,32 @@ class Served:
 
     def _load(self, name: str, number: int) -> Resident:
         """Takes a version of the store into memory; the tensors of one that was not served are judged only here."""
+        version = self._version(self.task(name), number)
         try:
             with self._metrics.load_failures.count_exceptions(), self._metrics.load_seconds.time():
-                resident = self._loader.load(name, self._version(self.task(name), number))
+                judged, resident = self._loader.load(name, version)
         except BadAdapter as error:
             with self._changing:
                 self._refuse(name, number, error.detail)
             raise
+        if judged is not version:
+            self._note(name, version, judged)
         serving = self.task(name).serving == number
         (self._bank.serve if serving else self._bank.keep)(name, resident)
         if number not in self.task(name).versions:  # deleted while it was read
             self._bank.drop(name, number)
         return resident
+
+    def _note(self, name: str, before: Version, judged: Version) -> None:
+        """Spares the next load the judgement; but waits for no change, which takes longer than to judge again."""
+        if not self._changing.acquire(blocking=False):
+            return
+        try:
+            task = self._tasks.get(name)
+            if task is not None and task.versions.get(before.number) is before:
+                self._tasks = {**self._tasks, name: task.having(judged)}
+        finally:
+            self._changing.release()
 
     def _refuse(self, name: str, number: int, problem: str) -> None:
         task = self._tasks.get(name)

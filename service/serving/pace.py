@@ -46,9 +46,16 @@ class Pace:
             within_share: for the job of a task that asks for no more.
         """
         limits = self._limits
-        calm = within_share or now - self._refused >= CALM_SECONDS
-        seconds = limits.queue_seconds if calm else min(limits.queue_seconds, limits.short_queue_seconds)
+        long = within_share or not self._is_short(now)
+        seconds = limits.queue_seconds if long else min(limits.queue_seconds, limits.short_queue_seconds)
         return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._rate * seconds)))
+
+    def promised(self, now: float) -> float:
+        """Tokens after which the turn of what is taken now has come at the latest.
+
+        What is taken while others are refused has its answer soon: it would better be refused than wait.
+        """
+        return self.queue_tokens(now) if self._is_short(now) else inf
 
     def seconds(self, tokens: int) -> float:
         """How long so many tokens take; 0 while nothing is known."""
@@ -63,3 +70,6 @@ class Pace:
     def refused(self, now: float) -> None:
         """Something was refused for want of room."""
         self._refused = now
+
+    def _is_short(self, now: float) -> bool:
+        return now - self._refused < CALM_SECONDS

@@ -23,6 +23,7 @@ from service.tasks import Floats
 log = logging.getLogger(__name__)
 
 NICENESS = 5  # of the engine's threads: a third of the weight that others have, where all want to run
+WITHIN = 2  # short queues of what is within its tasks' shares may wait, whatever else does
 NARROW = 32  # a queue that has less than this part of its limit free is full for who has not been read yet
 Watch = Callable[[Batch, Sequence[Course]], None]
 
@@ -130,13 +131,13 @@ class Runner:
         limit = self._room(job.task, tokens, now)
         if not job.future.done():
             self._refuse_what_comes_too_late(job, tokens, now)
-            self._scheduler.admit(job, limit)
+            self._scheduler.admit(job, limit, self._pace.promised(now))
 
     def _room(self, task: str, tokens: int, now: float) -> int:
         """Tokens that may wait, where so many more of this task are among them."""
         self._check_running()
         scheduler, limit = self._scheduler, self._pace.queue_tokens(now)
-        if scheduler.has_credit(task, tokens) and scheduler.tokens_within + tokens <= limit:
+        if scheduler.has_credit(task, tokens) and scheduler.tokens_within + tokens <= WITHIN * limit:
             limit = self._pace.queue_tokens(now, within_share=True)  # what others have waiting runs after it
         if missing := self._scheduler.missing(task, tokens, limit):
             self._pace.refused(now)

@@ -1,6 +1,6 @@
 """Which rows run next. Pure: lines of jobs, weights and token budgets; no torch, no threads, no clock."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from itertools import count
@@ -11,6 +11,7 @@ SEVERAL = "+"  # the line of requests that name several tasks
 UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobody
 UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
+KEPT = 3  # tokens that run as promised, to one in the order of turns, where both wait
 MANY = 1024  # lines
 
 
@@ -58,10 +59,11 @@ class _Line(Generic[J]):
 
 
 class _Entry(Generic[J]):
-    def __init__(self, job: J, line: _Line[J], most: int, within: bool) -> None:
+    def __init__(self, job: J, line: _Line[J], most: int, within: bool, due: float) -> None:
         self.job = job
         self.line = line
         self.within = within  # whether its task had credit for it
+        self.due = due  # when so many tokens have run, counted from the beginning, it is overdue
         self.next = 0  # the first row that has not run
         self.left = sum(job.sizes)  # tokens from there on
         self.counted = min(self.left, most)
@@ -76,6 +78,8 @@ class Scheduler(Generic[J]):
     Within a line it is first come, first served, but a turn is a quarter of a batch at most, and who still has rows
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
     all that another task has sent.
+    A job may be promised to run soon: by turns alone it waits for as long as others come that have credit. A quarter
+    of the engine stays with the turns, for jobs that are too large for a promise.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0) -> None:
@@ -89,6 +93,9 @@ class Scheduler(Generic[J]):
         self._entries: dict[J, _Entry[J]] = {}
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
+        self._promised: deque[_Entry[J]] = deque()  # the oldest first; those that have left may still be in it
+        self._taken = 0  # tokens, since the beginning
+        self._ahead = 0  # how far promises are ahead of turns, in tokens
         self._turn = 0.0  # the latest that was served; who is due at it has no credit
         self._credits = credit
         self._credit = 0.0  # in tokens by weight
@@ -133,13 +140,21 @@ class Scheduler(Generic[J]):
         line = self._lines.get(task) or self._line(task)
         return self._due(line) + (line.tokens + tokens) / line.weight <= self._turn
 
-    def admit(self, job: J, limit: int) -> None:
-        """Queues a job for which nothing is `missing`."""
+    def admit(self, job: J, limit: int, promised: float = inf) -> None:
+        """Queues a job for which nothing is `missing`.
+
+        Args:
+            promised: when so many tokens have run it is next, after those that were promised so before; but not a job
+                of more tokens than that.
+        """
         if not self.queued_tokens:
             self._active_weight = 0.0  # sums of fractions drift
-        within = self.has_credit(job.task, sum(job.sizes))
+        tokens, most = sum(job.sizes), _most_counted(limit)
+        within = self.has_credit(job.task, tokens)
         line = self._joined(job.task)
-        entry = _Entry(job, line, _most_counted(limit), within)
+        entry = _Entry(job, line, most, within, self._taken + promised)
+        if tokens <= promised < inf and job.task != UNPROVED:
+            self._promised.append(entry)
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
         self._count(entry, entry.left, entry.counted)
@@ -147,29 +162,29 @@ class Scheduler(Generic[J]):
     def next_batch(self, budget: int) -> list[Pick[J]]:
         """Takes the rows to run now out of the queue; empty only when nothing waits.
 
-        The batch stays within the budget of tokens, unless a single row is larger than it.
+        The batch stays within the budget of tokens, unless a single row is larger than it. Where it is for tasks with
+        credit, others fill it only to about the half: who asks for little does not wait for who asks for much.
         """
         batch: list[Pick[J]] = []
         room, most, self._credit = budget, max(1, budget // 4), self._credits * budget
-        while self._turns:
-            turn, _, line = self._turns[0]
-            if not line.entries:
-                heappop(self._turns)
-                line.due = False
-                continue
-            if turn < line.turn:  # it was emptied, and is due anew
-                heapreplace(self._turns, (line.turn, next(self._number), line))
-                continue
-            entry = next(iter(line.entries.values()))
-            if batch and (entry.job.apart or batch[0].job.apart):
+        now, early = self._turn, False
+        while True:
+            promised = self._overdue() if self._ahead < budget else None
+            entry = promised or self._earliest()
+            if entry is None or (batch and (entry.job.apart or batch[0].job.apart)):
                 break
+            line = entry.line
+            if early and promised is None and line.turn >= now and 2 * room <= budget:
+                break
+            early |= line.turn < now
             taken = self._take_turn(entry, room, most, batch)
             if not taken:
                 break
             room -= taken
-            self._turn = max(self._turn, turn)
-            line.turn = turn + taken / line.weight
-            heapreplace(self._turns, (line.turn, next(self._number), line))
+            self._taken += taken
+            self._ahead = self._ahead + taken if promised else max(0, self._ahead - KEPT * taken)
+            self._turn = max(self._turn, line.turn)
+            line.turn += taken / line.weight
         return batch
 
     def withdraw(self, job: J) -> None:
@@ -217,6 +232,25 @@ class Scheduler(Generic[J]):
     def _due(self, line: _Line[J]) -> float:
         """When the line's next turn is, with all its credit."""
         return max(line.turn, self._turn - (self._credit if line.saves else 0.0))
+
+    def _overdue(self) -> _Entry[J] | None:
+        """Of those that were promised to run by now, the oldest."""
+        while self._promised and self._promised[0].job not in self._entries:
+            self._promised.popleft()
+        return self._promised[0] if self._promised and self._promised[0].due <= self._taken else None
+
+    def _earliest(self) -> _Entry[J] | None:
+        """Whose turn it is."""
+        while self._turns:
+            turn, _, line = self._turns[0]
+            if not line.entries:
+                heappop(self._turns)
+                line.due = False
+            elif turn < line.turn:  # it has moved on
+                heapreplace(self._turns, (line.turn, next(self._number), line))
+            else:
+                return next(iter(line.entries.values()))
+        return None
 
     def _forget(self) -> None:
         """Lets lines go that a new one would be equal to, now and then."""

@@ -379,3 +379,16 @@ def test_a_file_that_turns_out_bad_when_it_is_needed_is_refused_from_then_on(
     with pytest.raises(BadAdapter, match=r"task late version 1 cannot be served: .*finite"):
         registry.resident("late")
     assert registry.resident("good").digest == digest(files[0])
+
+
+def test_a_file_put_into_the_store_is_judged_the_first_time_it_is_read(
+    reopen: Reopen, files: list[bytes], tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        (tmp_path / f"toy-{number}.safetensors").write_bytes(files[number])
+    registry = reopen()
+    assert [registry.version("toy", number).judged for number in (1, 2)] == [False, True]
+    registry.resident("toy", 1)
+    assert registry.version("toy", 1).judged
+    registry.release("toy")
+    assert registry.resident("toy", 1).digest == digest(files[1])

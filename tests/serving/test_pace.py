@@ -42,10 +42,10 @@ def test_a_slow_engine_gets_no_tiny_batches_and_two_of_them_may_wait() -> None:
 def test_while_there_are_refusals_the_queue_is_short() -> None:
     pace = paced(10_000)
     pace.refused(now=5)
-    assert pace.queue_tokens(now=5) == 5000
+    assert (pace.queue_tokens(now=5), pace.promised(now=5)) == (5000, 5000)
     pace.refused(now=5.9)
     assert pace.queue_tokens(now=5.8 + CALM_SECONDS) == 5000
-    assert pace.queue_tokens(now=5.9 + CALM_SECONDS) == 20_000
+    assert (pace.queue_tokens(now=5.9 + CALM_SECONDS), pace.promised(now=5.9 + CALM_SECONDS)) == (20_000, inf)
 
 
 def test_who_asks_for_no_more_than_its_share_is_not_held_to_the_short_queue() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.serving.scheduler import UNPROVED, Pick, Scheduler
+from service.serving.scheduler import KEPT, UNPROVED, Pick, Scheduler
 
 
 class FakeJob:
@@ -57,10 +57,10 @@ def taken(picks: Sequence[Pick[FakeJob]]) -> int:
     return sum(pick.job.sizes[pick.row] for pick in picks)
 
 
-def admits(scheduler: Scheduler[FakeJob], job: FakeJob, limit: int) -> bool:
+def admits(scheduler: Scheduler[FakeJob], job: FakeJob, limit: int, promised: float = inf) -> bool:
     if scheduler.missing(job.task, job.tokens, limit):
         return False
-    scheduler.admit(job, limit)
+    scheduler.admit(job, limit, promised)
     return True
 
 
@@ -179,12 +179,55 @@ def test_who_uses_less_than_its_share_comes_before_who_uses_more() -> None:
         assert [pick.job for pick in scheduler.next_batch(20)] == [calm] * 4
 
 
+def test_who_uses_more_than_its_share_does_not_make_the_batches_of_others_long() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
+    for calm in (1, 4, 8, 12, 19):
+        for _ in range(5):
+            scheduler.next_batch(40)
+        scheduler.admit(FakeJob(*[2] * calm, task="calm"), PLENTY)
+        batch = scheduler.next_batch(40)
+        assert [pick.job.task for pick in batch].count("calm") == calm
+        assert taken(batch) == max(2 * calm, 20 + 2 * calm % 10)  # whole turns of a quarter, to the half at least
+    assert taken(scheduler.next_batch(40)) == 40
+
+
+@given(JOBS, CREDITS, st.integers(8, 50), st.integers(0, 100))
+def test_what_is_promised_runs_by_then_whoever_comes_later(
+    jobs: list[FakeJob], credit: float, budget: int, promised: int
+) -> None:
+    scheduler = queue([FakeJob(*[1] * 1000, task="new")], credit=credit)
+    for _ in range(3):
+        scheduler.next_batch(budget)
+    for job in jobs:
+        scheduler.admit(job, PLENTY, promised)
+    new, before, ahead = FakeJob(1, task="new"), sum(job.tokens for job in jobs), 0
+    scheduler.admit(new, PLENTY, promised + 1)
+    while all(pick.job is not new for pick in scheduler.next_batch(budget)):
+        ahead += budget
+        for task in "abcd":
+            scheduler.admit(FakeJob(*[1] * budget, task=task), PLENTY, promised)
+    longest = max(chain(*(job.sizes for job in jobs)))
+    assert ahead <= promised + (before + 2 * max(budget, longest)) * (KEPT + 1) / KEPT
+
+
+def test_promises_leave_a_quarter_to_what_is_too_large_for_one() -> None:
+    scheduler, large = Scheduler[FakeJob](credit=2), FakeJob(*[15] * 1000, task="large")
+    scheduler.admit(large, PLENTY, promised=40)
+    picked: Counter[str] = Counter()
+    for _ in range(200):
+        for task in "abcd":
+            scheduler.admit(FakeJob(5, 5, task=task), PLENTY, promised=40)
+        for pick in scheduler.next_batch(40):
+            picked[pick.job.task] += pick.job.sizes[pick.row]
+    assert 0.2 <= picked["large"] / picked.total() <= 0.3
+
+
 def test_what_is_proved_goes_before_nobody() -> None:
     scheduler = queue([FakeJob(*[5] * 1000, task="busy")], credit=2)
     for _ in range(10):
         scheduler.next_batch(20)
     assert not scheduler.has_credit(UNPROVED, 1)
-    scheduler.admit(FakeJob(*[5] * 8, task=UNPROVED, apart=True), PLENTY)
+    scheduler.admit(FakeJob(*[5] * 8, task=UNPROVED, apart=True), PLENTY, promised=40)
     picked = [pick.job.task for _ in range(8) for pick in scheduler.next_batch(20)]
     assert picked.count("busy") >= picked.count(UNPROVED)
 
@@ -368,10 +411,12 @@ class QueueMachine(RuleBasedStateMachine):
         """Tokens."""
         return sum(job.sizes[row] for job, rows in self.left.items() for row in rows)
 
-    @rule(sizes=ROWS, task=TASKS, seconds=st.integers(1, 20), apart=st.booleans())
-    def admit(self, sizes: list[int], task: str, seconds: int, apart: bool) -> None:
+    @rule(
+        sizes=ROWS, task=TASKS, seconds=st.integers(1, 20), apart=st.booleans(), promised=st.sampled_from([0, 30, inf])
+    )
+    def admit(self, sizes: list[int], task: str, seconds: int, apart: bool, promised: float) -> None:
         job = FakeJob(*sizes, task=task, deadline=self.now + seconds, apart=apart)
-        admitted = admits(self.scheduler, job, self.LIMIT)
+        admitted = admits(self.scheduler, job, self.LIMIT, promised)
         if admitted:
             self.left[job] = list(range(len(sizes)))
         assert admitted or self.left
