@@ -179,12 +179,16 @@ def link(folder: Path, files: Sequence[Path], tasks: int) -> int:
     either case, but here they come from the system's cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    states = [State(active=1, last=1, versions={1: Given(digest=digest(file.read_bytes()))}) for file in files[:tasks]]
+    states: dict[Path, str] = {}
     for number in range(tasks):
-        path = folder / f"task-{number}-1.safetensors"
+        file, path = files[number % len(files)], folder / f"task-{number}-1.safetensors"
         if not path.exists():
-            os.link(files[number % len(files)], path)
-            (folder / f"task-{number}.json").write_text(states[number % len(files)].model_dump_json())
+            os.link(file, path)
+        if not (state := path.with_name(f"task-{number}.json")).exists():
+            if file not in states:
+                given = Given(digest=digest(file.read_bytes()))
+                states[file] = State(active=1, last=1, versions={1: given}).model_dump_json()
+            state.write_text(states[file])
     return len({path.stat().st_ino for path in folder.glob("*.safetensors")})
 
 

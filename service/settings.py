@@ -111,7 +111,9 @@ class Settings(BaseModel):
     spare_versions: Annotated[
         int,
         Field(
-            ge=1, description="versions kept in memory beside the active ones: candidates, and those that requests name"
+            ge=1,
+            description="versions kept in memory beside the active ones: candidates, those that were active before, "
+            "and those that requests name",
         ),
     ] = 8
     unload_seconds: Annotated[

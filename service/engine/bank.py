@@ -149,6 +149,11 @@ class Bank:
             held = {id(self._active.get(task)), *(id(one) for (name, _), one in self._others.items() if name == task)}
             return [ref(one) for one, name in self._known.items() if name == task and id(one) not in held]
 
+    def active(self) -> list[Resident]:
+        """The versions that answer; those that came last first."""
+        with self._lock:
+            return list(self._active.values())[::-1]
+
     def _keep(self, task: str, resident: Resident) -> None:
         self._others[task, resident.version] = resident
         while len(self._others) > self._most_others:

@@ -56,7 +56,7 @@ class Follower(Served):
             self._metrics.store_followed.set_to_current_time()
 
     def _prove(self, whole: Whole) -> Proof:
-        return self._prover.prove(whole.resident, whole.sealed, [*self._bank][::-1])
+        return self._prover.prove(whole.resident, whole.sealed, self._bank.active())
 
     def _readied(self, name: str, version: Version) -> tuple[Version, Resident]:
         """A version of the store in memory, proved if it never was.
@@ -107,7 +107,7 @@ class Follower(Served):
     def _catch_up_now(self, name: str) -> None:
         with self._following:
             while not self._catch_up(name, listed(self._store).get(name)):
-                pass  # each time, a change of ours has been made
+                pass  # each time, we have changed it
 
     def _catch_up(self, name: str, found: Found | None) -> bool:
         """Takes over one task as the store has it now.
@@ -126,8 +126,10 @@ class Follower(Served):
             if self._tasks.get(name) is not known:
                 return False
             self._install(task, resident)
-        for number in before.versions.keys() - task.versions.keys():
-            self._bank.drop(name, number)
+        for number, version in before.versions.items():
+            now = task.versions.get(number)
+            if now is None or (now.digest != version.digest and number != task.serving):
+                self._bank.drop(name, number)
         if settled and found is not None:
             self._seen[name] = found
         else:

@@ -206,8 +206,9 @@ class ObjectStore:
 
     def _probe(self) -> None:
         """Two writes, the second of which must be refused. Whoever may only read needs no such promise, and where there
-        is no room for them now, it has been asked before.
+        is no room for them now, it may have been asked before.
         """
+        before = self._read(PROBE) is not None
         try:
             for _ in range(2):
                 self._objects.put(PROBE, b"", mode="create")
@@ -215,10 +216,12 @@ class ObjectStore:
             return
         except BaseError as error:
             problem = _problem(error, writing=True)
-            if problem is StoreReadOnly or (problem is StoreFull and self._read(PROBE) is not None):
+            if problem is StoreReadOnly or (problem is StoreFull and before):
                 log.warning("store %s: %s", self._url, problem.title)
                 return
             self._fail(error, "it cannot be written", writing=True)
+        with suppress(BaseError):
+            self._objects.delete(PROBE)  # or a later start would take it for a promise
         raise BadStore(f"store {self._url} does not honour conditional writes; services on it would lose changes")
 
     def _fail(self, error: Exception, what: str, writing: bool = False) -> NoReturn:

@@ -51,7 +51,7 @@ class Pace:
         return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._rate * seconds)))
 
     def promised(self, now: float) -> float:
-        """Tokens after which the turn of what is taken now has come at the latest.
+        """Tokens after which what is taken now goes before all but what was promised the same before.
 
         What is taken while others are refused has its answer soon: it would better be refused than wait.
         """

@@ -142,7 +142,7 @@ class Runner:
         if missing := self._scheduler.missing(task, tokens, limit):
             self._pace.refused(now)
             raise Overloaded(
-                f"{self._scheduler.queued_tokens} tokens are waiting; there is room for {limit}, and each task has its "
+                f"{scheduler.queued_tokens} tokens are waiting; there is room for {limit}, and each task has its "
                 "part of it",
                 self._pace.seconds(missing),
             )

@@ -1,6 +1,6 @@
 """Which rows run next. Pure: lines of jobs, weights and token budgets; no torch, no threads, no clock."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from itertools import count
@@ -78,8 +78,9 @@ class Scheduler(Generic[J]):
     Within a line it is first come, first served, but a turn is a quarter of a batch at most, and who still has rows
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
     all that another task has sent.
-    A job may be promised to run soon: by turns alone it waits for as long as others come that have credit. A quarter
-    of the engine stays with the turns, for jobs that are too large for a promise.
+    A job may be promised to run soon: by turns alone it waits for as long as others come that have credit. Promises
+    are kept in the order in which they were made, each job as a whole; a quarter of the engine stays with the turns,
+    for jobs that are too large for a promise.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0) -> None:
@@ -93,7 +94,7 @@ class Scheduler(Generic[J]):
         self._entries: dict[J, _Entry[J]] = {}
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
-        self._promised: deque[_Entry[J]] = deque()  # the oldest first; those that have left may still be in it
+        self._promised: OrderedDict[J, _Entry[J]] = OrderedDict()  # the oldest first
         self._taken = 0  # tokens, since the beginning
         self._ahead = 0  # how far promises are ahead of turns, in tokens
         self._turn = 0.0  # the latest that was served; who is due at it has no credit
@@ -148,13 +149,13 @@ class Scheduler(Generic[J]):
                 of more tokens than that.
         """
         if not self.queued_tokens:
-            self._active_weight = 0.0  # sums of fractions drift
+            self._active_weight, self._ahead = 0.0, 0  # sums of fractions drift
         tokens, most = sum(job.sizes), _most_counted(limit)
         within = self.has_credit(job.task, tokens)
         line = self._joined(job.task)
         entry = _Entry(job, line, most, within, self._taken + promised)
         if tokens <= promised < inf and job.task != UNPROVED:
-            self._promised.append(entry)
+            self._promised[job] = entry
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
         self._count(entry, entry.left, entry.counted)
@@ -174,17 +175,17 @@ class Scheduler(Generic[J]):
             if entry is None or (batch and (entry.job.apart or batch[0].job.apart)):
                 break
             line = entry.line
-            if early and promised is None and line.turn >= now and 2 * room <= budget:
+            if early and line.turn >= now and 2 * room <= budget and not self._promised:
                 break
             early |= line.turn < now
-            taken = self._take_turn(entry, room, most, batch)
+            taken = self._take_turn(entry, room, room if entry.job.apart else most, batch)
             if not taken:
                 break
             room -= taken
             self._taken += taken
             self._ahead = self._ahead + taken if promised else max(0, self._ahead - KEPT * taken)
             self._turn = max(self._turn, line.turn)
-            line.turn += taken / line.weight
+            line.turn = max(line.turn, self._turn - self._credit) + taken / line.weight  # however far a promise went
         return batch
 
     def withdraw(self, job: J) -> None:
@@ -235,9 +236,8 @@ class Scheduler(Generic[J]):
 
     def _overdue(self) -> _Entry[J] | None:
         """Of those that were promised to run by now, the oldest."""
-        while self._promised and self._promised[0].job not in self._entries:
-            self._promised.popleft()
-        return self._promised[0] if self._promised and self._promised[0].due <= self._taken else None
+        oldest = next(iter(self._promised.values()), None)
+        return oldest if oldest is not None and oldest.due <= self._taken else None
 
     def _earliest(self) -> _Entry[J] | None:
         """Whose turn it is."""
@@ -285,6 +285,7 @@ class Scheduler(Generic[J]):
 
     def _leave(self, entry: _Entry[J]) -> None:
         del entry.line.entries[entry.job]
+        self._promised.pop(entry.job, None)
         if not entry.line.entries:
             self._active_weight -= entry.line.weight
 

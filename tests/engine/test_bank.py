@@ -41,6 +41,7 @@ def test_what_was_active_stays_among_the_others_for_a_roll_back(versions: list[R
     bank.serve("toy", versions[2])
     assert [bank.get("toy", number) for number in (2, 3)] == versions[2:4]
     assert bank.get("toyota", 1) is versions[1]
+    assert bank.active() == [versions[1], versions[2]]
 
 
 def test_of_the_others_the_one_unused_longest_makes_room(versions: list[Resident]) -> None:

@@ -392,3 +392,15 @@ def test_a_file_put_into_the_store_is_judged_the_first_time_it_is_read(
     assert registry.version("toy", 1).judged
     registry.release("toy")
     assert registry.resident("toy", 1).digest == digest(files[1])
+
+
+def test_of_a_version_whose_file_was_replaced_nothing_older_stays_in_memory(
+    registry: Registry, files: list[bytes], tmp_path: Path
+) -> None:
+    registry.upload("toy", files[0])
+    registry.upload("toy", files[1])
+    assert registry.ready("toy", 1) is not None
+    (tmp_path / "toy-1.safetensors").write_bytes(files[2])
+    registry.follow()
+    assert registry.ready("toy", 1) is None
+    assert registry.resident("toy", 1).digest == digest(files[2])

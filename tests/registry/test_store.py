@@ -195,8 +195,10 @@ def test_an_object_store_that_ignores_conditions_is_refused() -> None:
         def put(self, path, file, **how):  # type: ignore[no-untyped-def]
             return super().put(path, file)
 
+    careless = Careless()
     with pytest.raises(BadStore, match="does not honour conditional writes"):
-        ObjectStore("memory://", Careless())
+        ObjectStore("memory://", careless)
+    assert not careless.list_with_delimiter()["objects"]  # that another start would take for a store that does
 
 
 @contextmanager

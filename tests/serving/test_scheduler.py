@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from math import inf
+from weakref import ref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.serving.scheduler import KEPT, UNPROVED, Pick, Scheduler
+from service.serving.scheduler import CREDIT, KEPT, UNPROVED, Pick, Scheduler
 
 
 class FakeJob:
@@ -222,6 +223,29 @@ def test_promises_leave_a_quarter_to_what_is_too_large_for_one() -> None:
     assert 0.2 <= picked["large"] / picked.total() <= 0.3
 
 
+@given(st.sampled_from([1, 4, 8]), st.integers(0, 40))
+def test_promises_leave_nobody_further_behind_than_its_credit(weight: float, promised: int) -> None:
+    scheduler = Scheduler[FakeJob]({"large": weight}, credit=2)
+    scheduler.admit(FakeJob(*[15] * 1000, task="large"), PLENTY)
+    for _ in range(200):
+        for task in "abcd":
+            scheduler.admit(FakeJob(5, 5, task=task), PLENTY, promised)
+        scheduler.next_batch(40)
+    new = FakeJob(5, task="new")
+    scheduler.admit(new, PLENTY)
+    assert any(pick.job is new for _ in range(2 * CREDIT) for pick in scheduler.next_batch(40))
+
+
+def test_an_idle_scheduler_holds_no_job() -> None:
+    scheduler = Scheduler[FakeJob](credit=2)
+    known = [
+        ref(job) for job in [FakeJob(5, task=task) for task in "abcde"] if scheduler.admit(job, PLENTY, 10) is None
+    ]
+    while scheduler.next_batch(10):
+        pass
+    assert [job() for job in known] == [None] * 5
+
+
 def test_what_is_proved_goes_before_nobody() -> None:
     scheduler = queue([FakeJob(*[5] * 1000, task="busy")], credit=2)
     for _ in range(10):
@@ -392,6 +416,9 @@ def test_a_job_apart_shares_no_batch_and_waits_for_nobody_longer(
     batches = run_out(queue(jobs), budget)
     for batch in batches:
         assert len({pick.job for pick in batch}) == 1 or not any(pick.job.apart for pick in batch)
+    for job in jobs:
+        if job.apart and job.tokens <= budget:
+            assert [job in [pick.job for pick in batch] for batch in batches].count(True) == 1
     firsts = [pick.job for batch in batches for pick in batch if pick.row == 0]
     assert firsts == jobs
 
