@@ -237,13 +237,15 @@ def test_promises_leave_nobody_further_behind_than_its_credit(weight: float, pro
 
 
 def test_an_idle_scheduler_holds_no_job() -> None:
-    scheduler = Scheduler[FakeJob](credit=2)
-    known = [
-        ref(job) for job in [FakeJob(5, task=task) for task in "abcde"] if scheduler.admit(job, PLENTY, 10) is None
-    ]
-    while scheduler.next_batch(10):
+    scheduler, known = Scheduler[FakeJob](credit=2), []
+    for task in "abcde" * 2:
+        job = FakeJob(5, task=task)
+        scheduler.admit(job, PLENTY, promised=10)
+        known.append(ref(job))
+    del job
+    while scheduler.next_batch(40):
         pass
-    assert [job() for job in known] == [None] * 5
+    assert [one() for one in known] == [None] * 10
 
 
 def test_what_is_proved_goes_before_nobody() -> None:
