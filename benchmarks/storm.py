@@ -1,6 +1,6 @@
 """Overload: a real service at twice what it can do, and with one task at ten times its share.
 
-    python benchmarks/storm.py [--minutes 10] [--texts 4] [--tasks 16] [--options "…"]
+    python benchmarks/storm.py [--minutes 10] [--texts 4] [--tasks 16] [--options "…"] [--only hot]
 
 A process of its own asks the service on this machine over connections that are kept, in an open loop: requests come at
 random (Poisson), whether or not those before are answered. Each asks one of the tasks for a few made texts. First the
@@ -9,8 +9,8 @@ capacity is found: what 32 clients get answered that ask again as soon as they a
 - unloaded: at 40 % of it, for p50 and p99;
 - storm: at 200 % of it, for as many minutes;
 - after: at 40 % again; how long until the median over a second is no more than 1.25 times the unloaded one;
-- calm and hot: the tasks at 30 % of the capacity together, without and with one more that asks for ten times its share
-  of the engine; p99 of the others.
+- calm and hot (`--only hot`: nothing else): the tasks at 30 % of the capacity together, without and with one more that
+  asks for ten times its share of the engine; p99 of the others.
 
 Latencies count from when a request was due. The client runs on the same cores as the service: its processor time is
 written down too. Writes `benchmarks/results/storm.json`.
@@ -194,11 +194,16 @@ def recovery(sent: Sequence[Sent], wanted: float) -> float | None:
     return None
 
 
+def capacity_of(service: Service, requests: Requests, seconds: float) -> float:
+    apart(closed_loop, service.url, requests, 3.0)
+    capacity: float = apart(closed_loop, service.url, requests, seconds)[0]
+    print(f"capacity {capacity:.1f} requests/s", flush=True)
+    return capacity
+
+
 def storm(service: Service, requests: Requests, options: argparse.Namespace) -> dict[str, Any]:
     url, short = service.url, options.seconds
-    apart(closed_loop, url, requests, 3.0)
-    capacity, _ = apart(closed_loop, url, requests, short)
-    print(f"capacity {capacity:.1f} requests/s", flush=True)
+    capacity = capacity_of(service, requests, short)
 
     def run(share: float, seconds: float) -> tuple[list[Sent], dict[str, Any]]:
         sent, cpu = apart(open_loop, url, requests, share * capacity, seconds)
@@ -259,6 +264,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=16)
     parser.add_argument("--texts", type=int, default=4)
     parser.add_argument("--options", default="", help="of rootstock serve")
+    parser.add_argument("--only", choices=["hot"], help="what else the file has stays")
     options = parser.parse_args()
     base = load_base(serving=True)
     requests = Requests(options.tasks, options.texts)
@@ -268,13 +274,18 @@ def main() -> None:
         make_store(base, store, options.tasks + 1)
         del base
         with running_service(store, "--access-log", "false", *shlex.split(options.options)) as service:
-            result = {
-                "minutes": options.minutes,
-                "texts_a_request": options.texts,
-                "tasks": options.tasks,
-                "options": options.options,
-            } | storm(service, requests, options)
-            result["hot"] = hot(service, requests, result["capacity"], options)
+            if options.only == "hot":
+                result = json.loads(RESULT.read_text())
+                capacity = capacity_of(service, requests, options.seconds)
+            else:
+                result = {
+                    "minutes": options.minutes,
+                    "texts_a_request": options.texts,
+                    "tasks": options.tasks,
+                    "options": options.options,
+                } | storm(service, requests, options)
+                capacity = result["capacity"]
+            result["hot"] = {"capacity": round(capacity, 1)} | hot(service, requests, capacity, options)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
