@@ -11,7 +11,6 @@ SEVERAL = "+"  # the line of requests that name several tasks
 UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobody
 UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
-AROUND = 8  # batches for which a task with credit is expected again
 KEPT = 3  # tokens that run as promised, to one in the order of turns, where both wait
 MANY = 1024  # lines
 
@@ -97,7 +96,6 @@ class Scheduler(Generic[J]):
         self._number = count()  # of equal turns the older is first
         self._promised: OrderedDict[J, _Entry[J]] = OrderedDict()  # the oldest first
         self._taken = 0  # tokens, since the beginning
-        self._credited = -inf  # how many had been, when a line with credit was served last
         self._ahead = 0  # how far promises are ahead of turns, in tokens
         self._turn = 0.0  # the latest that was served; who is due at it has no credit
         self._credits = credit
@@ -165,22 +163,21 @@ class Scheduler(Generic[J]):
     def next_batch(self, budget: int) -> list[Pick[J]]:
         """Takes the rows to run now out of the queue; empty only when nothing waits.
 
-        The batch stays within the budget of tokens, unless a single row is larger than it. While tasks with credit are
-        about, others fill it only to about the half: who asks for little waits less for who asks for much.
+        The batch stays within the budget of tokens, unless a single row is larger than it. Where it is for tasks with
+        credit, others fill it only to about the half: who asks for little does not wait for who asks for much.
         """
         batch: list[Pick[J]] = []
         room, most, self._credit = budget, max(1, budget // 4), self._credits * budget
-        now, around = self._turn, self._taken - self._credited < AROUND * budget
+        now, early = self._turn, False
         while True:
             promised = self._overdue() if self._ahead < budget else None
             entry = promised or self._earliest()
             if entry is None or (batch and (entry.job.apart or batch[0].job.apart)):
                 break
             line = entry.line
-            if line.turn < now:
-                self._credited, around = self._taken, True
-            elif around and 2 * room <= budget and not self._promised:
+            if early and line.turn >= now and 2 * room <= budget and not self._promised:
                 break
+            early |= line.turn < now
             taken = self._take_turn(entry, room, room if entry.job.apart else most, batch)
             if not taken:
                 break

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.serving.scheduler import AROUND, CREDIT, KEPT, UNPROVED, Pick, Scheduler
+from service.serving.scheduler import CREDIT, KEPT, UNPROVED, Pick, Scheduler
 
 
 class FakeJob:
@@ -168,17 +168,16 @@ def test_what_a_task_did_not_use_it_saves_up_to_its_credit_and_no_further(credit
     for _ in range(credit):
         assert Counter(pick.job.task for pick in scheduler.next_batch(20)) == {"rare": 20}
     for _ in range(10):
-        served = Counter(pick.job.task for pick in scheduler.next_batch(20))
-        assert served["busy"] == served["rare"] >= 5
+        assert Counter(pick.job.task for pick in scheduler.next_batch(20)) == {"busy": 10, "rare": 10}
 
 
 def test_who_uses_less_than_its_share_comes_before_who_uses_more() -> None:
     scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
     for _ in range(50):
         scheduler.next_batch(20)
-        calm = FakeJob(5, 5, task="calm")
+        calm = FakeJob(5, 5, 5, 5, task="calm")
         scheduler.admit(calm, PLENTY)
-        assert [pick.job for pick in scheduler.next_batch(20)] == [calm] * 2
+        assert [pick.job for pick in scheduler.next_batch(20)] == [calm] * 4
 
 
 def test_who_uses_more_than_its_share_does_not_make_the_batches_of_others_long() -> None:
@@ -190,9 +189,6 @@ def test_who_uses_more_than_its_share_does_not_make_the_batches_of_others_long()
         batch = scheduler.next_batch(40)
         assert [pick.job.task for pick in batch].count("calm") == calm
         assert taken(batch) == max(2 * calm, 20 + 2 * calm % 10)  # whole turns of a quarter, to the half at least
-        assert taken(scheduler.next_batch(40)) == 20  # another may come
-    for _ in range(2 * AROUND):
-        scheduler.next_batch(40)
     assert taken(scheduler.next_batch(40)) == 40
 
 
@@ -275,8 +271,7 @@ def test_credit_is_for_what_is_within_the_share() -> None:
     assert scheduler.has_credit("calm", 10)
     scheduler.next_batch(30)
     assert not scheduler.has_credit("calm", 11)
-    for _ in range(2):
-        scheduler.next_batch(60)
+    scheduler.next_batch(60)
     assert scheduler.has_credit("calm", 50)
 
 
