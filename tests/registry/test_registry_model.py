@@ -251,8 +251,9 @@ class RegistryMachine(RuleBasedStateMachine):
         expected, entries = self.expect(change), self.entries(change)
         if isinstance(expected, Known):
             self.perform(registry, change)
+            log = self.grown(registry, change.task, entries)  # this may be cut off too
             self.learn(change.task, expected)
-            self.logs[change.task] = self.grown(registry, change.task, entries)
+            self.logs[change.task] = log
         else:
             with pytest.raises(expected):
                 self.perform(registry, change)
