@@ -4,7 +4,9 @@
 
 PREPARED is what `benchmarks/data_sets.py` wrote. The peers get environments of their own in FOLDER, made at the first
 run; made-up adapters, stores and the exported base are kept there too (some gigabytes, and 16 GB of memory while
-it runs). `--only` takes contestants by the beginning of their names; `--fast` is a small run of two minutes.
+it runs). `--only` takes contestants by the beginning of their names; without it all of them run, but those in
+bfloat16 only where the processor multiplies in it: elsewhere it is emulated, minutes a round, and nobody's choice.
+`--fast` is a small run of two minutes.
 
 Written is `benchmarks/results/engine-KIND.json`, by the kind of processor it ran on (`engine_results.KINDS`), which
 `engine_page.py` makes the page of; of the small run `engine-fast.json`.
@@ -30,10 +32,11 @@ from typing import Any
 
 import torch
 
-from engine_contestants import CONTESTANTS, Failed, Running, exported
+from engine_contestants import BFLOAT16, CONTESTANTS, Failed, Running, exported
 from engine_results import agreement, described, kind, machine, ratios, shares, summary
 from engine_turns import FAST, PRODUCTS, Scale, Turn, asked, turns, workloads
 from service.engine.base_model import DEFAULT_BASE, locate
+from service.training.precision import fast_dtype
 
 RESULTS = Path(__file__).parent / "results"
 PAUSE = 0.05  # seconds between turns, in which the threads of the one before fall asleep
@@ -41,7 +44,7 @@ PAUSE = 0.05  # seconds between turns, in which the threads of the one before fa
 
 def run(data: Path, peers: Path, scale: Scale, only: Sequence[str], threads: int) -> dict[str, Any]:
     base = locate(DEFAULT_BASE)
-    names = [name for name in CONTESTANTS if not only or name.startswith(tuple(only))]
+    names = entered(only)
     given = workloads(data, base, scale)
     file = peers / "workloads.json"  # too long for a pipe that nobody reads yet
     file.write_text(json.dumps(given))
@@ -83,6 +86,13 @@ def run(data: Path, peers: Path, scale: Scale, only: Sequence[str], threads: int
         "ratios": list(ratios(asked(scale), found)),
         "shares": dict(shares(found, given["real"], parameters)),
     }
+
+
+def entered(only: Sequence[str]) -> list[str]:
+    if only:
+        return [name for name in CONTESTANTS if name.startswith(tuple(only))]
+    emulated = fast_dtype() != torch.bfloat16
+    return [name for name, contestant in CONTESTANTS.items() if not (emulated and contestant.argument in BFLOAT16)]
 
 
 def first_batch(running: dict[str, Running], turn: Turn) -> dict[str, Any]:

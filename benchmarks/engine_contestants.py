@@ -19,6 +19,7 @@ ENVIRONMENTS = {
         "openvino==2026.4.1",
     ],
 }  # fmt: skip
+BFLOAT16 = ("bfloat16", "bf16")  # as an argument
 
 
 class Contestant(NamedTuple):

@@ -29,15 +29,14 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._rates: deque[float] = deque(maxlen=BATCHES)  # tokens a second
-        self._rate = inf  # their median: a machine that stood still for a moment is not slow
+        self._usual, self._full = _Rate(), _Rate()  # of batches at least half full; of those that are nearly full
         self._refused = -inf
 
     @property
     def batch_tokens(self) -> int:
         """Tokens in the next batch at most."""
         limits = self._limits
-        return int(min(limits.batch_tokens, max(SMALLEST, self._rate * limits.batch_seconds)))
+        return int(min(limits.batch_tokens, max(SMALLEST, self._full.median * limits.batch_seconds)))
 
     def queue_tokens(self, now: float, within_share: bool = False) -> int:
         """Tokens that may wait; two batches at least, so that the engine never lacks work.
@@ -48,7 +47,7 @@ class Pace:
         limits = self._limits
         long = within_share or not self._is_short(now)
         seconds = limits.queue_seconds if long else min(limits.queue_seconds, limits.short_queue_seconds)
-        return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._rate * seconds)))
+        return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._usual.median * seconds)))
 
     def promised(self, now: float) -> float:
         """Tokens after which what is taken now goes before all but what was promised the same before.
@@ -59,13 +58,20 @@ class Pace:
 
     def seconds(self, tokens: int) -> float:
         """How long so many tokens take; 0 while nothing is known."""
-        return tokens / self._rate
+        return tokens / self._usual.median
 
     def ran(self, tokens: int, seconds: float) -> None:
-        """A batch has run. A small one says little of what the engine can do, and does not count."""
-        if seconds > 0 and 2 * tokens >= self.batch_tokens:
-            self._rates.append(tokens / seconds)
-            self._rate = median(self._rates)
+        """A batch has run. A small one says little of what the engine can do, and does not count.
+
+        How large a batch may be is learned from the first one, and then from nearly full ones alone: were it from half
+        full ones too, which are slower by the token, batches would become smaller, and half of them slower still.
+        """
+        if seconds > 0:
+            room, rate = self.batch_tokens, tokens / seconds
+            if 2 * tokens > room:
+                self._usual.add(rate)
+            if 4 * tokens >= 3 * room or self._full.median == inf:
+                self._full.add(rate)
 
     def refused(self, now: float) -> None:
         """Something was refused for want of room."""
@@ -73,3 +79,15 @@ class Pace:
 
     def _is_short(self, now: float) -> bool:
         return now - self._refused < CALM_SECONDS
+
+
+class _Rate:
+    """Tokens a second, of the last batches."""
+
+    def __init__(self) -> None:
+        self._each: deque[float] = deque(maxlen=BATCHES)
+        self.median = inf  # and no mean: a machine that stood still for a moment is not slow
+
+    def add(self, rate: float) -> None:
+        self._each.append(rate)
+        self.median = median(self._each)

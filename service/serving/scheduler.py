@@ -11,7 +11,7 @@ SEVERAL = "+"  # the line of requests that name several tasks
 UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobody
 UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
-KEPT = 3  # tokens that run as promised, to one in the order of turns, where both wait
+ABOUT = 8  # batches for which tasks with credit are expected again
 MANY = 1024  # lines
 
 
@@ -77,10 +77,11 @@ class Scheduler(Generic[J]):
     comes before who uses more, whose requests would else run beside its own and take half of its time.
     Within a line it is first come, first served, but a turn is a quarter of a batch at most, and who still has rows
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
-    all that another task has sent.
+    all that another task has sent. A job that fits, and is within its task's credit, goes as a whole: of two such that
+    wait, both would else end with the second.
     A job may be promised to run soon: by turns alone it waits for as long as others come that have credit. Promises
-    are kept in the order in which they were made, each job as a whole; a quarter of the engine stays with the turns,
-    for jobs that are too large for a promise.
+    are kept in the order in which they were made, each job as a whole; half of the engine stays with the turns, for
+    tasks that seldom ask, and for jobs that are too large for a promise.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0) -> None:
@@ -96,6 +97,7 @@ class Scheduler(Generic[J]):
         self._number = count()  # of equal turns the older is first
         self._promised: OrderedDict[J, _Entry[J]] = OrderedDict()  # the oldest first
         self._taken = 0  # tokens, since the beginning
+        self._credited = -inf  # how many had been, when a line with credit was served last
         self._ahead = 0  # how far promises are ahead of turns, in tokens
         self._turn = 0.0  # the latest that was served; who is due at it has no credit
         self._credits = credit
@@ -164,26 +166,30 @@ class Scheduler(Generic[J]):
         """Takes the rows to run now out of the queue; empty only when nothing waits.
 
         The batch stays within the budget of tokens, unless a single row is larger than it. Where it is for tasks with
-        credit, others fill it only to about the half: who asks for little does not wait for who asks for much.
+        credit, others fill it only to about the half: who asks for little does not wait for who asks for much. While
+        such tasks are about, a single other one that waits is served by half batches, for who comes next.
         """
         batch: list[Pick[J]] = []
-        room, most, self._credit = budget, max(1, budget // 4), self._credits * budget
+        most, self._credit = max(1, budget // 4), self._credits * budget
+        room = max(1, budget // 2) if self._makes_others_wait(budget) else budget
         now, early = self._turn, False
         while True:
-            promised = self._overdue() if self._ahead < budget else None
+            promised = self._overdue() if 2 * self._ahead < budget else None
             entry = promised or self._earliest()
             if entry is None or (batch and (entry.job.apart or batch[0].job.apart)):
                 break
             line = entry.line
             if early and line.turn >= now and 2 * room <= budget and not self._promised:
                 break
-            early |= line.turn < now
-            taken = self._take_turn(entry, room, room if entry.job.apart else most, batch)
+            if line.turn < now:
+                early, self._credited = True, self._taken
+            whole = entry.job.apart or (entry.left <= room and line.turn + entry.left / line.weight <= now)
+            taken = self._take_turn(entry, room, room if whole else most, batch)
             if not taken:
                 break
             room -= taken
             self._taken += taken
-            self._ahead = self._ahead + taken if promised else max(0, self._ahead - KEPT * taken)
+            self._ahead = self._ahead + taken if promised else max(0, self._ahead - taken)
             self._turn = max(self._turn, line.turn)
             line.turn = max(line.turn, self._turn - self._credit) + taken / line.weight  # however far a promise went
         return batch
@@ -233,6 +239,13 @@ class Scheduler(Generic[J]):
     def _due(self, line: _Line[J]) -> float:
         """When the line's next turn is, with all its credit."""
         return max(line.turn, self._turn - (self._credit if line.saves else 0.0))
+
+    def _makes_others_wait(self, budget: int) -> bool:
+        """Whether a task without credit waits alone, though some with credit were served a moment ago."""
+        entry = self._earliest()
+        if entry is None or entry.job.apart or entry.line.turn < self._turn:
+            return False
+        return entry.line.tokens == self.queued_tokens and self._taken - self._credited < ABOUT * budget
 
     def _overdue(self) -> _Entry[J] | None:
         """Of those that were promised to run by now, the oldest."""

@@ -61,6 +61,23 @@ def test_small_batches_say_nothing_of_the_rate() -> None:
     assert pace.seconds(10_000) == 1
 
 
+def test_batches_do_not_become_smaller_for_being_half_full() -> None:
+    def seconds(tokens: int) -> float:
+        return 0.04 + tokens / 10_000  # some time for each batch, however small it is
+
+    pace = Pace(LIMITS)
+    pace.ran(5, seconds(5))
+    assert pace.batch_tokens == SMALLEST
+    for _ in range(10 * BATCHES):
+        pace.ran(pace.batch_tokens, seconds(pace.batch_tokens))
+    full = pace.batch_tokens
+    assert seconds(full) == pytest.approx(LIMITS.batch_seconds, rel=0.01)
+    for _ in range(10 * BATCHES):
+        pace.ran(pace.batch_tokens // 2 + 1, seconds(pace.batch_tokens // 2 + 1))
+    assert pace.batch_tokens == full
+    assert pace.seconds(full) == pytest.approx(full * seconds(full // 2 + 1) / (full // 2 + 1))
+
+
 def test_a_moment_in_which_the_machine_stood_still_is_no_new_rate() -> None:
     pace = paced(10_000)
     pace.ran(1000, 60.0)

@@ -2,10 +2,16 @@
 
 import gc
 import logging
+import os
+import platform
+import re
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import inf
+from pathlib import Path
 from threading import Barrier, Thread
 from time import monotonic, sleep
 
@@ -22,7 +28,7 @@ from service.errors import DeadlineExceeded, EngineFault, Overloaded, RootstockE
 from service.metrics import Metrics
 from service.serving.jobs import Course, Job
 from service.serving.pace import BATCHES, Limits, Pace
-from service.serving.runner import Runner
+from service.serving.runner import NICENESS, SET_ATTRIBUTES, SLICE, Runner, give_way
 from service.serving.scheduler import CREDIT, Scheduler
 from service.tasks import Floats
 from tests.serving.fakes import TIMEOUT, FakeEngine, numbered
@@ -598,3 +604,19 @@ def test_every_job_ends(bare: Resident, actions: Sequence[tuple[str, int]]) -> N
         if not answer.cancelled():
             assert isinstance(fault(answer), RootstockError) or numbers(answer) == rows
     assert (len(service.scheduler), service.scheduler.queued_tokens) == (0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux alone")
+def test_the_engines_threads_give_way_to_others_and_nobody_else_does() -> None:
+    with ThreadPoolExecutor(1, initializer=give_way) as pool:
+        thread = pool.submit(threading.get_native_id).result()
+        assert os.getpriority(os.PRIO_PROCESS, thread) == os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+        told = Path(f"/proc/self/task/{thread}/sched")  # by kernels that were built so
+        slices = re.findall(r"se\.slice +: +(\d+)", told.read_text()) if told.exists() else []
+        if slices and platform.machine() in SET_ATTRIBUTES and _release() >= (6, 12):
+            assert slices == [str(SLICE)]
+
+
+def _release() -> tuple[int, ...]:
+    """Of the kernel; major and minor."""
+    return tuple(int(part) for part in platform.release().split(".")[:2])

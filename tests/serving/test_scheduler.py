@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.serving.scheduler import CREDIT, KEPT, UNPROVED, Pick, Scheduler
+from service.serving.scheduler import ABOUT, CREDIT, UNPROVED, Pick, Scheduler
 
 
 class FakeJob:
@@ -174,10 +174,22 @@ def test_what_a_task_did_not_use_it_saves_up_to_its_credit_and_no_further(credit
 def test_who_uses_less_than_its_share_comes_before_who_uses_more() -> None:
     scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
     for _ in range(50):
-        scheduler.next_batch(20)
+        for _ in range(2):
+            scheduler.next_batch(20)
         calm = FakeJob(5, 5, 5, 5, task="calm")
         scheduler.admit(calm, PLENTY)
         assert [pick.job for pick in scheduler.next_batch(20)] == [calm] * 4
+
+
+def test_requests_of_tasks_with_credit_run_one_after_another() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
+    for _ in range(10):
+        scheduler.next_batch(40)
+    first, second = FakeJob(*[5] * 7, task="first"), FakeJob(*[5] * 7, task="second")
+    scheduler.admit(first, PLENTY)
+    scheduler.admit(second, PLENTY)
+    assert {pick.job for pick in scheduler.next_batch(35)} == {first}
+    assert {pick.job for pick in scheduler.next_batch(35)} == {second}
 
 
 def test_who_uses_more_than_its_share_does_not_make_the_batches_of_others_long() -> None:
@@ -189,7 +201,20 @@ def test_who_uses_more_than_its_share_does_not_make_the_batches_of_others_long()
         batch = scheduler.next_batch(40)
         assert [pick.job.task for pick in batch].count("calm") == calm
         assert taken(batch) == max(2 * calm, 20 + 2 * calm % 10)  # whole turns of a quarter, to the half at least
+
+
+def test_a_task_that_waits_alone_is_taken_by_half_batches_while_those_with_credit_are_about() -> None:
+    scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
     assert taken(scheduler.next_batch(40)) == 40
+    scheduler.admit(FakeJob(5, task="calm"), PLENTY)
+    assert {pick.job.task for pick in scheduler.next_batch(40)} == {"calm", "hot"}
+    following = [taken(scheduler.next_batch(40)) for _ in range(3 * ABOUT)]
+    assert following[: 2 * ABOUT - 1] == [20] * (2 * ABOUT - 1)
+    assert following[2 * ABOUT :] == [40] * ABOUT
+    scheduler.admit(FakeJob(*[5] * 1000, task="busy"), PLENTY)
+    while {pick.job.task for pick in scheduler.next_batch(40)} != {"busy", "hot"}:
+        pass
+    assert [taken(scheduler.next_batch(40)) for _ in range(5)] == [40] * 5  # neither waits alone
 
 
 @given(JOBS, CREDITS, st.integers(8, 50), st.integers(0, 100))
@@ -208,10 +233,10 @@ def test_what_is_promised_runs_by_then_whoever_comes_later(
         for task in "abcd":
             scheduler.admit(FakeJob(*[1] * budget, task=task), PLENTY, promised)
     longest = max(chain(*(job.sizes for job in jobs)))
-    assert ahead <= promised + (before + 2 * max(budget, longest)) * (KEPT + 1) / KEPT
+    assert ahead <= promised + 2 * (before + 2 * max(budget, longest))
 
 
-def test_promises_leave_a_quarter_to_what_is_too_large_for_one() -> None:
+def test_promises_leave_half_to_the_turns_of_what_is_too_large_for_one() -> None:
     scheduler, large = Scheduler[FakeJob](credit=2), FakeJob(*[15] * 1000, task="large")
     scheduler.admit(large, PLENTY, promised=40)
     picked: Counter[str] = Counter()
@@ -271,7 +296,8 @@ def test_credit_is_for_what_is_within_the_share() -> None:
     assert scheduler.has_credit("calm", 10)
     scheduler.next_batch(30)
     assert not scheduler.has_credit("calm", 11)
-    scheduler.next_batch(60)
+    for _ in range(2):
+        scheduler.next_batch(60)  # halves
     assert scheduler.has_credit("calm", 50)
 
 
