@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.stores import open_store
 from service.serving.jobs import Job
-from service.serving.pace import Limits, Pace
+from service.serving.pace import SMALLEST, Limits, Pace
 from service.serving.quotas import Quotas
 from service.serving.runner import Runner, give_way
 from service.serving.scheduler import CREDIT, UNPROVED, UNPROVED_WEIGHT, Scheduler
@@ -76,7 +76,8 @@ def build_services(
     metrics = Metrics(settings.metrics_tasks)
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
-    scheduler, pace = Scheduler[Job]({UNPROVED: UNPROVED_WEIGHT} | numbered(settings.weights), CREDIT), _pace(settings)
+    weights = {UNPROVED: UNPROVED_WEIGHT} | numbered(settings.weights)
+    scheduler, pace = Scheduler[Job](weights, CREDIT, SMALLEST), _pace(settings)
     runner = Runner(Engine(base), scheduler, pace, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
         base,

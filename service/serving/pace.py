@@ -29,14 +29,15 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._usual, self._full = _Rate(), _Rate()  # of batches at least half full; of those that are nearly full
+        self._usual, self._full = _Rate(), _Rate()  # of batches of some size; of full ones
         self._refused = -inf
 
     @property
     def batch_tokens(self) -> int:
         """Tokens in the next batch at most."""
         limits = self._limits
-        return int(min(limits.batch_tokens, max(SMALLEST, self._full.median * limits.batch_seconds)))
+        rate = self._full.median if self._full.median < inf else self._usual.median
+        return int(min(limits.batch_tokens, max(SMALLEST, rate * limits.batch_seconds)))
 
     def queue_tokens(self, now: float, within_share: bool = False) -> int:
         """Tokens that may wait; two batches at least, so that the engine never lacks work.
@@ -60,18 +61,20 @@ class Pace:
         """How long so many tokens take; 0 while nothing is known."""
         return tokens / self._usual.median
 
-    def ran(self, tokens: int, seconds: float) -> None:
+    def ran(self, tokens: int, seconds: float, full: bool) -> None:
         """A batch has run. A small one says little of what the engine can do, and does not count.
 
-        How large a batch may be is learned from the first one, and then from nearly full ones alone: were it from half
-        full ones too, which are slower by the token, batches would become smaller, and half of them slower still.
+        How large a batch may be is learned from full ones alone, once there were any. Others are slower by the token:
+        were it learned from them as well, batches would become smaller, and the others slower still.
+
+        Args:
+            full: it was made as large as it might be, and more waited.
         """
         if seconds > 0:
-            room, rate = self.batch_tokens, tokens / seconds
-            if 2 * tokens > room:
-                self._usual.add(rate)
-            if 4 * tokens >= 3 * room or self._full.median == inf:
-                self._full.add(rate)
+            if 2 * tokens >= self.batch_tokens:
+                self._usual.add(tokens / seconds)
+            if full:
+                self._full.add(tokens / seconds)
 
     def refused(self, now: float) -> None:
         """Something was refused for want of room."""

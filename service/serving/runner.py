@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from ctypes import CDLL
 from math import inf
 from time import monotonic
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 NICENESS = 5  # of the engine's threads, more than others have: a third of their weight, where all want to run
 SLICE = 20_000_000  # nanoseconds: what they run at a time
+KEEP_POLICY = 8  # whatever the operator chose
 SET_ATTRIBUTES = {"x86_64": 314, "aarch64": 274}  # the number of Linux's sched_setattr, which Python has no name for
 WITHIN = 2  # short queues of what is within its tasks' shares may wait, whatever else does
 NARROW = 32  # a queue that has less than this part of its limit free is full for who has not been read yet
@@ -51,10 +53,11 @@ class Runner:
         self._metrics = metrics
         self._clock = clock
         self._watch = watch
-        self._ready = threading.Condition()  # guards scheduler, spare, pace and the five fields below
+        self._ready = threading.Condition()  # guards scheduler, spare, pace and the six fields below
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
+        self._full = False  # whether the present batch is
         self._batch_seconds = 0.0  # of the last one
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
@@ -177,8 +180,8 @@ class Runner:
                 self._spare.withdraw(job)
 
     def _loop(self) -> None:
-        give_way()
         try:
+            give_way()
             while self._step():
                 pass
         finally:
@@ -205,7 +208,7 @@ class Runner:
                 for job in self._scheduler.expire(now):
                     job.fail(DeadlineExceeded("its time was over while it waited"))
                 if picks := self._next(rested or self._stopping):
-                    self._running, self._batch_started = picks, now
+                    self._running, self._batch_started, self._full = picks, now, self._scheduler.full
                     for pick in picks:
                         pick.job.course.begun = True
                     return picks
@@ -244,7 +247,7 @@ class Runner:
                 raise
             batch = self._observed(rows, started)
             self._batch_seconds = batch.ended - batch.started
-            self._pace.ran(batch.tokens, self._batch_seconds)
+            self._pace.ran(batch.tokens, self._batch_seconds, self._full and picks is self._running)
             courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
             if self._watch is not None:
                 self._watch(batch, courses)
@@ -290,15 +293,19 @@ def give_way() -> None:
     """Lets the event loop go before the engine's threads: this one, and those that it will start.
 
     On Linux a thread has a niceness of its own. The engine takes all processors that it gets; where the event loop
-    had to wait for a slice of one, a refusal took as long as an answer. And it has slices of its own, from 6.12 on:
-    who wakes up, and has shorter ones, need not wait for the end of a longer one.
+    had to wait for a slice of one, a refusal took as long as an answer. Since 6.12 it has the length of its slices as
+    well: a thread that wakes up, and has shorter ones, comes at once.
+
+    A courtesy: where the system refuses it, all runs without.
     """
     if sys.platform == "linux":
-        nice = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS)  # whatever the process was started with
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
-        if number := SET_ATTRIBUTES.get(platform.machine()):
-            asked = struct.pack("IIQiIQQQ", 48, 0, 0, nice, 0, SLICE, 0, 0)  # linux/sched/types.h: sched_attr
-            CDLL(None).syscall(number, 0, asked, 0)
+        with suppress(OSError):
+            nice = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS)  # whatever the process began with
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+            if number := SET_ATTRIBUTES.get(platform.machine()):
+                # linux/sched/types.h: sched_attr. Kernels that do not know the flag have no slices to set either.
+                asked = struct.pack("IIQiIQQQ", 48, 0, KEEP_POLICY, nice, 0, SLICE, 0, 0)
+                CDLL(None).syscall(number, 0, asked, 0)
 
 
 def _sort(row: Row) -> tuple[str, str]:

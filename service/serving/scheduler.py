@@ -12,6 +12,8 @@ UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobo
 UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
 ABOUT = 8  # batches for which tasks with credit are expected again
+LESS = 5 / 8  # of a batch, while they are: more than half, for smaller ones do not tell how fast the engine is (`Pace`)
+WHOLE = 32  # of such smaller batches one is whole: only from that is learned how large they may be
 MANY = 1024  # lines
 
 
@@ -84,12 +86,14 @@ class Scheduler(Generic[J]):
     tasks that seldom ask, and for jobs that are too large for a promise.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0) -> None:
+    def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0, smallest: int = 1) -> None:
         """
         Args:
             weights: by task; those that are not named have 1.
             credit: how much a task of weight 1 saves up at most, in batches.
+            smallest: tokens; no batch is made smaller to save others time.
         """
+        self._smallest = smallest
         self._weights = weights or {}
         self._lines: dict[str, _Line[J]] = {}
         self._entries: dict[J, _Entry[J]] = {}
@@ -97,7 +101,9 @@ class Scheduler(Generic[J]):
         self._number = count()  # of equal turns the older is first
         self._promised: OrderedDict[J, _Entry[J]] = OrderedDict()  # the oldest first
         self._taken = 0  # tokens, since the beginning
-        self._credited = -inf  # how many had been, when a line with credit was served last
+        self._credited = -inf  # how many had been taken, when a line with credit for a turn was served last
+        self._small = 0  # batches that were smaller for who may come, or would have been
+        self.full = False  # whether the last batch was as large as might be, and more waits
         self._ahead = 0  # how far promises are ahead of turns, in tokens
         self._turn = 0.0  # the latest that was served; who is due at it has no credit
         self._credits = credit
@@ -167,11 +173,12 @@ class Scheduler(Generic[J]):
 
         The batch stays within the budget of tokens, unless a single row is larger than it. Where it is for tasks with
         credit, others fill it only to about the half: who asks for little does not wait for who asks for much. While
-        such tasks are about, a single other one that waits is served by half batches, for who comes next.
+        such tasks are about, a single other one that waits is served by smaller batches, for who comes next.
         """
         batch: list[Pick[J]] = []
         most, self._credit = max(1, budget // 4), self._credits * budget
-        room = max(1, budget // 2) if self._makes_others_wait(budget) else budget
+        smaller, self.full = self._is_smaller(budget), False
+        room = min(budget, max(self._smallest, int(LESS * budget))) if smaller else budget
         now, early = self._turn, False
         while True:
             promised = self._overdue() if 2 * self._ahead < budget else None
@@ -181,11 +188,13 @@ class Scheduler(Generic[J]):
             line = entry.line
             if early and line.turn >= now and 2 * room <= budget and not self._promised:
                 break
-            if line.turn < now:
-                early, self._credited = True, self._taken
+            early |= line.turn < now
+            if not promised and line.turn + most / line.weight <= now:
+                self._credited = self._taken
             whole = entry.job.apart or (entry.left <= room and line.turn + entry.left / line.weight <= now)
             taken = self._take_turn(entry, room, room if whole else most, batch)
             if not taken:
+                self.full = not smaller
                 break
             room -= taken
             self._taken += taken
@@ -240,12 +249,15 @@ class Scheduler(Generic[J]):
         """When the line's next turn is, with all its credit."""
         return max(line.turn, self._turn - (self._credit if line.saves else 0.0))
 
-    def _makes_others_wait(self, budget: int) -> bool:
-        """Whether a task without credit waits alone, though some with credit were served a moment ago."""
+    def _is_smaller(self, budget: int) -> bool:
+        """Whether a batch is made so for who may come: a task without credit waits alone, and others were just here."""
         entry = self._earliest()
         if entry is None or entry.job.apart or entry.line.turn < self._turn:
             return False
-        return entry.line.tokens == self.queued_tokens and self._taken - self._credited < ABOUT * budget
+        if entry.line.tokens < self.queued_tokens or self._taken - self._credited >= ABOUT * budget:
+            return False
+        self._small += 1
+        return self._small % WHOLE > 0
 
     def _overdue(self) -> _Entry[J] | None:
         """Of those that were promised to run by now, the oldest."""

@@ -13,7 +13,7 @@ def paced(rate: float, limits: Limits = LIMITS) -> Pace:
     """Having run batches at so many tokens a second."""
     pace = Pace(limits)
     for _ in range(BATCHES):
-        pace.ran(pace.batch_tokens, pace.batch_tokens / rate)
+        pace.ran(pace.batch_tokens, pace.batch_tokens / rate, full=True)
     return pace
 
 
@@ -57,37 +57,44 @@ def test_who_asks_for_no_more_than_its_share_is_not_held_to_the_short_queue() ->
 def test_small_batches_say_nothing_of_the_rate() -> None:
     pace = paced(10_000)
     for _ in range(1000):
-        pace.ran(20, 0.1)
+        pace.ran(20, 0.1, full=False)
     assert pace.seconds(10_000) == 1
 
 
-def test_batches_do_not_become_smaller_for_being_half_full() -> None:
+def test_batches_do_not_become_smaller_for_not_being_full() -> None:
     def seconds(tokens: int) -> float:
         return 0.04 + tokens / 10_000  # some time for each batch, however small it is
 
     pace = Pace(LIMITS)
-    pace.ran(5, seconds(5))
-    assert pace.batch_tokens == SMALLEST
     for _ in range(10 * BATCHES):
-        pace.ran(pace.batch_tokens, seconds(pace.batch_tokens))
-    full = pace.batch_tokens
-    assert seconds(full) == pytest.approx(LIMITS.batch_seconds, rel=0.01)
+        pace.ran(pace.batch_tokens, seconds(pace.batch_tokens), full=True)
+    budget = pace.batch_tokens
+    assert seconds(budget) == pytest.approx(LIMITS.batch_seconds, rel=0.01)
+    half = budget // 2 + 1
     for _ in range(10 * BATCHES):
-        pace.ran(pace.batch_tokens // 2 + 1, seconds(pace.batch_tokens // 2 + 1))
-    assert pace.batch_tokens == full
-    assert pace.seconds(full) == pytest.approx(full * seconds(full // 2 + 1) / (full // 2 + 1))
+        pace.ran(half, seconds(half), full=False)
+    assert pace.batch_tokens == budget
+    assert pace.seconds(half) == pytest.approx(seconds(half))
+
+
+def test_until_a_batch_was_full_others_tell_how_large_one_may_be() -> None:
+    pace = Pace(LIMITS)
+    pace.ran(1500, 1.5, full=False)
+    assert pace.batch_tokens == 100
+    pace.ran(40, 0.004, full=True)
+    assert pace.batch_tokens == 1000
 
 
 def test_a_moment_in_which_the_machine_stood_still_is_no_new_rate() -> None:
     pace = paced(10_000)
-    pace.ran(1000, 60.0)
+    pace.ran(1000, 60.0, full=True)
     assert pace.seconds(10_000) == 1
 
 
 def test_a_machine_that_has_slowed_down_is_noticed() -> None:
     pace = paced(10_000)
     for _ in range(BATCHES):
-        pace.ran(pace.batch_tokens, pace.batch_tokens / 5000)
+        pace.ran(pace.batch_tokens, pace.batch_tokens / 5000, full=True)
     assert pace.seconds(10_000) == 2
     assert pace.batch_tokens == 500
 
@@ -95,7 +102,7 @@ def test_a_machine_that_has_slowed_down_is_noticed() -> None:
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
 def test_a_clock_that_stands_or_jumps_back_teaches_nothing(seconds: float) -> None:
     pace = Pace(LIMITS)
-    pace.ran(2000, seconds)
+    pace.ran(2000, seconds, full=True)
     assert pace.seconds(1000) == 0
 
 

@@ -66,7 +66,7 @@ class Service:
     def teach(self, tokens_a_second: float) -> None:
         """As if batches had run at this rate."""
         for _ in range(BATCHES):
-            self.pace.ran(self.pace.batch_tokens, self.pace.batch_tokens / tokens_a_second)
+            self.pace.ran(self.pace.batch_tokens, self.pace.batch_tokens / tokens_a_second, full=True)
 
     def run(self, number: int, seconds: float) -> None:
         """A batch of one row, that takes so long by the runner's clock."""
@@ -610,7 +610,7 @@ def test_every_job_ends(bare: Resident, actions: Sequence[tuple[str, int]]) -> N
 def test_the_engines_threads_give_way_to_others_and_nobody_else_does() -> None:
     with ThreadPoolExecutor(1, initializer=give_way) as pool:
         thread = pool.submit(threading.get_native_id).result()
-        assert os.getpriority(os.PRIO_PROCESS, thread) == os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+        assert os.getpriority(os.PRIO_PROCESS, thread) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         told = Path(f"/proc/self/task/{thread}/sched")  # by kernels that were built so
         slices = re.findall(r"se\.slice +: +(\d+)", told.read_text()) if told.exists() else []
         if slices and platform.machine() in SET_ATTRIBUTES and _release() >= (6, 12):
@@ -619,4 +619,4 @@ def test_the_engines_threads_give_way_to_others_and_nobody_else_does() -> None:
 
 def _release() -> tuple[int, ...]:
     """Of the kernel; major and minor."""
-    return tuple(int(part) for part in platform.release().split(".")[:2])
+    return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
