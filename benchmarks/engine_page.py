@@ -33,7 +33,7 @@ def chapter(kind: str, results: Results) -> Iterator[str]:
     turns = turns_of(results)
     sections = {
         "What is asked of it": [
-            "At the peak: what the ratio would be, did our pass multiply as fast as products alone, and nothing else.",
+            "At the peak: the ratio, did our pass multiply as fast as products alone, and do nothing else but adapt.",
             ratios(results),
         ],
         "Many tasks": [PICTURE.format("Rows a second by number of tasks", kind, "by-tasks"), many_tasks(turns)],
@@ -82,7 +82,7 @@ def ratios(results: Results) -> str:
 
 
 def at_the_peak(results: Results, ratio: Mapping[str, Any]) -> str:
-    """What no engine on this processor could be beyond, whose pass multiplies what ours does."""
+    """The ratio, did our pass multiply as fast as products alone, and the adapters cost as much of it as they do."""
     of, _, to = ratio["name"].partition(" : ")
     ours = next((name for name in results["shares"] if of.startswith(name)), None)
     if ours is None or to == "bare" or to.endswith("alone"):

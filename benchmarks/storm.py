@@ -4,8 +4,8 @@
 
 A process of its own asks the service on this machine over connections that are kept, in an open loop: requests come at
 random (Poisson), whether or not those before are answered. Each asks one of the tasks for a few made texts. First the
-capacity is found: what 32 clients get answered that ask again as soon as they are, or a tenth of a second after a
-refusal. Then in turn:
+capacity is found: what 32 clients get answered that ask again as soon as they are, or a second after a refusal, as
+`Retry-After` has it. Then in turn:
 
 - unloaded: at 40 % of it, for p50 and p99;
 - storm: at 200 % of it, for as many minutes;
@@ -41,7 +41,7 @@ RESULT = Path(__file__).parent / "results" / "storm.json"
 CLIENTS = 32
 UNLOADED, STORM, CALM, HOT = 0.4, 2.0, 0.3, 10.0  # shares of the capacity; HOT of a task's own share
 TURNS = 5  # of calm and hot: of some hundred requests the slowest hundredth is a few
-PAUSE = 0.1  # seconds after a refusal: clients that spin take the processor from the answers
+PAUSE = 1.0  # seconds after a refusal: clients that do not wait take the processor from the answers
 IDLE_SECONDS = 3.0  # a connection is not used after; the service closes those that were idle for five
 PATIENCE = 30.0  # seconds without an answer, after which a request hangs
 WORDS = ["film", "good", "bad", "music", "plot", "scene", "never", "again", "really", "slow", "love", "time", "end"]

@@ -29,14 +29,16 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._usual, self._full = _Rate(), _Rate()  # of batches of some size; of full ones
+        self._usual, self._full = _Rate(), _Rate()  # of batches at least half as large as might be; of full ones
         self._refused = -inf
 
     @property
     def batch_tokens(self) -> int:
         """Tokens in the next batch at most."""
-        limits = self._limits
-        rate = self._full.median if self._full.median < inf else self._usual.median
+        limits, usual = self._limits, self._usual.median
+        # Twice as many tokens take no less time: so full batches are at most twice as fast by the token as halves, and
+        # what was learned from them long ago does not stand against that.
+        rate = min(max(self._full.median, usual), 2 * usual) if self._full.median < inf else usual
         return int(min(limits.batch_tokens, max(SMALLEST, rate * limits.batch_seconds)))
 
     def queue_tokens(self, now: float, within_share: bool = False) -> int:
@@ -64,15 +66,14 @@ class Pace:
     def ran(self, tokens: int, seconds: float, full: bool) -> None:
         """A batch has run. A small one says little of what the engine can do, and does not count.
 
-        How large a batch may be is learned from full ones alone, once there were any. Others are slower by the token:
-        were it learned from them as well, batches would become smaller, and the others slower still.
+        How large a batch may be is learned from full ones, once there were any. Others are slower by the token: were
+        it learned from them as well, batches would become smaller, and the others slower still.
 
         Args:
-            full: it was made as large as it might be, and more waited.
+            full: something that waited did not fit into it.
         """
-        if seconds > 0:
-            if 2 * tokens >= self.batch_tokens:
-                self._usual.add(tokens / seconds)
+        if seconds > 0 and 2 * tokens >= self.batch_tokens:
+            self._usual.add(tokens / seconds)
             if full:
                 self._full.add(tokens / seconds)
 

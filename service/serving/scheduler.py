@@ -12,8 +12,6 @@ UNPROVED = "?"  # the line of what has not been proved yet, and goes before nobo
 UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
 ABOUT = 8  # batches for which tasks with credit are expected again
-LESS = 5 / 8  # of a batch, while they are: more than half, for smaller ones do not tell how fast the engine is (`Pace`)
-WHOLE = 32  # of such smaller batches one is whole: only from that is learned how large they may be
 MANY = 1024  # lines
 
 
@@ -102,8 +100,7 @@ class Scheduler(Generic[J]):
         self._promised: OrderedDict[J, _Entry[J]] = OrderedDict()  # the oldest first
         self._taken = 0  # tokens, since the beginning
         self._credited = -inf  # how many had been taken, when a line with credit for a turn was served last
-        self._small = 0  # batches that were smaller for who may come, or would have been
-        self.full = False  # whether the last batch was as large as might be, and more waits
+        self.full = False  # whether something that waits did not fit into the last batch
         self._ahead = 0  # how far promises are ahead of turns, in tokens
         self._turn = 0.0  # the latest that was served; who is due at it has no credit
         self._credits = credit
@@ -173,20 +170,20 @@ class Scheduler(Generic[J]):
 
         The batch stays within the budget of tokens, unless a single row is larger than it. Where it is for tasks with
         credit, others fill it only to about the half: who asks for little does not wait for who asks for much. While
-        such tasks are about, a single other one that waits is served by smaller batches, for who comes next.
+        such tasks are about, a single other one that waits is served by such halves too, for who comes next.
         """
         batch: list[Pick[J]] = []
         most, self._credit = max(1, budget // 4), self._credits * budget
-        smaller, self.full = self._is_smaller(budget), False
-        room = min(budget, max(self._smallest, int(LESS * budget))) if smaller else budget
-        now, early = self._turn, False
+        room, now, early, self.full = budget, self._turn, False, False
+        half, alone = max(self._smallest, budget / 2), self._waits_alone(budget)
         while True:
             promised = self._overdue() if 2 * self._ahead < budget else None
             entry = promised or self._earliest()
             if entry is None or (batch and (entry.job.apart or batch[0].job.apart)):
                 break
             line = entry.line
-            if early and line.turn >= now and 2 * room <= budget and not self._promised:
+            makes_way = alone or (early and line.turn >= now and not self._promised)
+            if makes_way and half <= budget - room < budget:
                 break
             early |= line.turn < now
             if not promised and line.turn + most / line.weight <= now:
@@ -194,7 +191,7 @@ class Scheduler(Generic[J]):
             whole = entry.job.apart or (entry.left <= room and line.turn + entry.left / line.weight <= now)
             taken = self._take_turn(entry, room, room if whole else most, batch)
             if not taken:
-                self.full = not smaller
+                self.full = True
                 break
             room -= taken
             self._taken += taken
@@ -249,15 +246,12 @@ class Scheduler(Generic[J]):
         """When the line's next turn is, with all its credit."""
         return max(line.turn, self._turn - (self._credit if line.saves else 0.0))
 
-    def _is_smaller(self, budget: int) -> bool:
-        """Whether a batch is made so for who may come: a task without credit waits alone, and others were just here."""
+    def _waits_alone(self, budget: int) -> bool:
+        """Whether a single task waits, without credit, though some with credit were served a moment ago."""
         entry = self._earliest()
         if entry is None or entry.job.apart or entry.line.turn < self._turn:
             return False
-        if entry.line.tokens < self.queued_tokens or self._taken - self._credited >= ABOUT * budget:
-            return False
-        self._small += 1
-        return self._small % WHOLE > 0
+        return entry.line.tokens == self.queued_tokens and self._taken - self._credited < ABOUT * budget
 
     def _overdue(self) -> _Entry[J] | None:
         """Of those that were promised to run by now, the oldest."""

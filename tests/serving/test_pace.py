@@ -81,8 +81,18 @@ def test_until_a_batch_was_full_others_tell_how_large_one_may_be() -> None:
     pace = Pace(LIMITS)
     pace.ran(1500, 1.5, full=False)
     assert pace.batch_tokens == 100
-    pace.ran(40, 0.004, full=True)
-    assert pace.batch_tokens == 1000
+    pace.ran(40, 0.02, full=True)  # a larger row waited, but it was small
+    assert pace.batch_tokens == 100
+    pace.ran(90, 0.06, full=True)
+    assert pace.batch_tokens == 150
+
+
+def test_a_machine_that_has_slowed_down_is_noticed_where_no_batch_is_full() -> None:
+    pace = paced(10_000)
+    for _ in range(BATCHES):
+        pace.ran(600, 0.6, full=False)
+    assert pace.seconds(1000) == 1
+    assert pace.batch_tokens == 200
 
 
 def test_a_moment_in_which_the_machine_stood_still_is_no_new_rate() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.serving.scheduler import ABOUT, CREDIT, LESS, UNPROVED, WHOLE, Pick, Scheduler
+from service.serving.scheduler import ABOUT, CREDIT, UNPROVED, Pick, Scheduler
 
 
 class FakeJob:
@@ -212,7 +212,7 @@ def test_who_uses_more_than_its_share_does_not_make_the_batches_of_others_long()
         assert taken(batch) == max(2 * calm, 20 + 2 * calm % 10)  # whole turns of a quarter, to the half at least
 
 
-def test_a_task_that_waits_alone_is_taken_by_smaller_batches_while_those_with_credit_are_about() -> None:
+def test_a_task_that_waits_alone_is_taken_by_half_batches_while_those_with_credit_are_about() -> None:
     scheduler = queue([FakeJob(*[5] * 1000, task="hot")], credit=2)
     assert taken(scheduler.next_batch(40)) == 40
     scheduler.admit(FakeJob(5, task="calm"), PLENTY)
@@ -221,21 +221,10 @@ def test_a_task_that_waits_alone_is_taken_by_smaller_batches_while_those_with_cr
     for _ in range(3 * ABOUT):
         following.append(taken(scheduler.next_batch(40)))
         full.append(scheduler.full)
-    smaller = following.count(int(LESS * 40))
-    assert ABOUT <= smaller <= 2 * ABOUT
-    assert following == [LESS * 40] * smaller + [40] * (3 * ABOUT - smaller)
+    halves = following.count(20)
+    assert ABOUT <= halves <= 2 * ABOUT
+    assert following == [20] * halves + [40] * (3 * ABOUT - halves)
     assert full == [tokens == 40 for tokens in following]
-
-
-def test_one_in_some_is_whole_nevertheless() -> None:
-    scheduler = queue([FakeJob(*[5] * 2000, task="hot")], credit=2)
-    scheduler.next_batch(40)
-    following = []
-    for _ in range(2 * WHOLE):
-        scheduler.admit(FakeJob(5, task="calm"), PLENTY)
-        scheduler.next_batch(40)
-        following.append((taken(scheduler.next_batch(40)), scheduler.full))
-    assert Counter(following) == {(LESS * 40, False): 2 * WHOLE - 2, (40, True): 2}
 
 
 def test_where_several_tasks_wait_batches_are_whole() -> None:
@@ -252,7 +241,22 @@ def test_no_batch_is_made_smaller_than_the_smallest() -> None:
     scheduler.next_batch(40)
     scheduler.admit(FakeJob(5, task="calm"), PLENTY)
     assert {pick.job.task for pick in scheduler.next_batch(40)} == {"calm", "hot"}
-    assert [taken(scheduler.next_batch(budget)) for budget in (40, 40, 20)] == [30, 30, 20]
+    for budget, expected, full in ((40, 30, False), (40, 30, False), (30, 30, True), (20, 20, True)):
+        assert (taken(scheduler.next_batch(budget)), scheduler.full) == (expected, full)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(30, 60))
+def test_who_comes_to_an_empty_line_waits_for_at_most_a_batch_of_each_other_task_with_credit(
+    sizes: list[int], budget: int
+) -> None:
+    scheduler = queue([FakeJob(*[1] * 1000, task="busy")], credit=2)
+    for _ in range(5):
+        scheduler.next_batch(budget)
+    for number, size in enumerate(sizes):
+        scheduler.admit(FakeJob(*[1] * size, task=str(number)), PLENTY)
+    new = FakeJob(1, task="new")
+    scheduler.admit(new, PLENTY)
+    assert any(pick.job is new for _ in range(len(sizes) + 1) for pick in scheduler.next_batch(budget))
 
 
 @given(JOBS, CREDITS, st.integers(8, 50), st.integers(0, 100))
