@@ -53,11 +53,11 @@ class Runner:
         self._metrics = metrics
         self._clock = clock
         self._watch = watch
-        self._ready = threading.Condition()  # guards scheduler, spare, pace and the six fields below
+        self._ready = threading.Condition()  # guards scheduler, spare, pace and the four fields below
         self._stopping = self._ended = False
         self._running: Sequence[Pick[Job]] = ()
         self._batch_started: float | None = None
-        self._full = False  # whether the present batch is
+        self._full = False  # whether the present batch is; the engine thread's own, as the next one
         self._batch_seconds = 0.0  # of the last one
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.queued_tokens.set_function(lambda: scheduler.queued_tokens)
@@ -247,7 +247,8 @@ class Runner:
                 raise
             batch = self._observed(rows, started)
             self._batch_seconds = batch.ended - batch.started
-            self._pace.ran(batch.tokens, self._batch_seconds, self._full and picks is self._running)
+            with self._ready:
+                self._pace.ran(batch.tokens, self._batch_seconds, self._full and picks is self._running)
             courses = [job.course for job in dict.fromkeys(pick.job for pick in picks)]
             if self._watch is not None:
                 self._watch(batch, courses)

@@ -225,6 +225,26 @@ def test_a_batch_that_is_too_large_for_the_memory_is_answered_in_parts(service: 
     assert (service.sample("engine_faults_total"), service.sample("queued_tokens")) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("rows", "heard"),
+    [(3, [(4, False), (12, True), (4, False)]), (2, [(4, False), (4, False), (8, False), (4, False)])],
+)
+def test_how_large_batches_may_be_is_learned_from_full_ones_that_ran_in_one(
+    bare: Resident, monkeypatch: pytest.MonkeyPatch, rows: int, heard: list[tuple[int, bool]]
+) -> None:
+    """`rows`: for which the memory suffices; three would be a batch."""
+    service, said = Service(bare, batch_tokens=12), list[tuple[int, bool]]()
+    monkeypatch.setattr(service.pace, "ran", lambda tokens, seconds, full: said.append((tokens, full)))
+    short_of_memory(service, lambda batch: len(batch) <= rows, MemoryError())
+    service.runner.start()
+    first = service.hold(0)
+    others = service.submit(1, 2, 3), service.submit(4)
+    service.engine.open.set()
+    assert [numbers(answer) for answer in (first, *others)] == [[0], [1, 2, 3], [4]]
+    assert said == heard
+    service.close()
+
+
 @out_of_memory
 def test_a_row_that_is_too_large_for_the_memory_fails_its_job_and_no_other(service: Service, error: Exception) -> None:
     short_of_memory(service, lambda batch: 13 not in batch, error)
