@@ -5,7 +5,8 @@
 PREPARED is what `benchmarks/data_sets.py` wrote. The peers get environments of their own in FOLDER, made at the first
 run; made-up adapters, stores and the exported base are kept there too (some gigabytes, and 16 GB of memory while
 it runs). `--only` takes contestants by the beginning of their names; without it all of them run, but those in
-bfloat16 only where the processor multiplies in it: elsewhere it is emulated, minutes a round, and nobody's choice.
+bfloat16 only where the processor multiplies in it: elsewhere it is emulated, minutes a round, and nobody's choice. Ours
+in integers runs in those that the processor has.
 `--fast` is a small run of two minutes.
 
 Written is `benchmarks/results/engine-KIND.json`, by the kind of processor it ran on (`engine_results.KINDS`), which
@@ -35,9 +36,10 @@ import torch
 
 from engine_contestants import BFLOAT16, CONTESTANTS, Failed, Running, exported
 from engine_results import agreement, described, kind, machine, ratios, shares, summary
-from engine_turns import FAST, PRODUCTS, Scale, Turn, asked, turns, workloads
+from engine_turns import FAST, OURS, PRODUCTS, Scale, Turn, asked, turns, workloads
+from service.engine import native
 from service.engine.base_model import DEFAULT_BASE, locate
-from service.training.precision import fast_dtype
+from service.engine.layout import INTEGERS, multiplies_bfloat16
 
 RESULTS = Path(__file__).parent / "results"
 PAUSE = 0.05  # seconds between turns, in which the threads of the one before fall asleep
@@ -92,8 +94,9 @@ def run(data: Path, peers: Path, scale: Scale, only: Sequence[str], threads: int
 def entered(only: Sequence[str]) -> list[str]:
     if only:
         return [name for name in CONTESTANTS if name.startswith(tuple(only))]
-    emulated = fast_dtype() != torch.bfloat16
-    return [name for name, contestant in CONTESTANTS.items() if not (emulated and contestant.argument in BFLOAT16)]
+    emulated = () if multiplies_bfloat16() else BFLOAT16
+    absent = [ours for ours in OURS if (precision := ours.split()[1]) in INTEGERS and not native.available(precision)]
+    return [name for name, one in CONTESTANTS.items() if one.argument not in emulated and name not in absent]
 
 
 def first_batch(running: dict[str, Running], turn: Turn) -> dict[str, Any]:

@@ -32,6 +32,7 @@ CONTESTANTS = {
     "rootstock float32": Contestant("engine_ours.py", "float32"),
     "rootstock bfloat16": Contestant("engine_ours.py", "bfloat16"),
     "rootstock int8": Contestant("engine_ours.py", "int8"),
+    "rootstock int16": Contestant("engine_ours.py", "int16"),
     "transformers float32": Contestant("peers/bare_transformers.py", "float32", "runtimes"),
     "transformers bfloat16": Contestant("peers/bare_transformers.py", "bfloat16", "runtimes"),
     "ONNX Runtime float32": Contestant("peers/bare_onnxruntime.py", "float32", "runtimes"),

@@ -1,4 +1,4 @@
-"""The engine itself as a contestant of `benchmarks/engine.py`: engine_ours.py float32|bfloat16|int8
+"""The engine itself as a contestant of `benchmarks/engine.py`: engine_ours.py float32|bfloat16|int8|int16
 
 bare             the base without an adapter
 houlsby N        N tasks with an adapter each, all in memory; up to a batch's rows each row has its own in turn,

@@ -13,7 +13,7 @@ from engine_turns import OURS, Turn
 
 Turns = Mapping[Turn, Any]
 # Colour by precision; the engine in full lines, peers with adapters dashed, peers without dotted.
-COLOURS = {"float32": "#1f6f8b", "bfloat16": "#d1762c", "int8": "#7a5195"}
+COLOURS = {"float32": "#1f6f8b", "bfloat16": "#d1762c", "int8": "#7a5195", "int16": "#4f8f4f"}
 PEERS = ("adapters float32", "peft float32")
 BARE = ("ONNX Runtime float32", "OpenVINO bfloat16", "ONNX Runtime int8")
 

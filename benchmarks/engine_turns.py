@@ -15,7 +15,7 @@ SETS = ("sentiment", "banking-intent")
 ROWS = 64  # of a batch
 MAX_LENGTH = 128  # tokens
 ALONE = 25  # tokens of a row alone
-OURS = ("rootstock float32", "rootstock bfloat16", "rootstock int8")
+OURS = ("rootstock float32", "rootstock bfloat16", "rootstock int8", "rootstock int16")
 BARE_PEERS = (
     "transformers float32", "transformers bfloat16", "ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32",
     "OpenVINO bfloat16",
@@ -117,6 +117,7 @@ def asked(scale: Scale) -> Iterator[Asked]:
         yield Asked(f"{ours} : adapters float32 switched a row", real(ours, many), switched, 20)
     rivals = [
         ("rootstock int8", "ONNX Runtime int8", 1.0),
+        ("rootstock int16", "ONNX Runtime int8", 1.0),
         ("rootstock bfloat16", "OpenVINO bfloat16", 1.0),
         ("rootstock float32", "ONNX Runtime float32", 1.2),
         ("rootstock float32", "OpenVINO float32", None),

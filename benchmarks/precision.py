@@ -1,4 +1,4 @@
-"""What each precision costs: every shipped adapter on its test file, in float32, bfloat16 and int8.
+"""What each precision costs: every shipped adapter on its test file, in float32, bfloat16 and integers.
 
     python benchmarks/precision.py --data PREPARED [--store FOLDER] [--only TASK …]
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 RESULT = HERE / "results" / "precision.json"
 STORE = HERE.parent / "adapters_store"
 REFERENCE = "float32"
-PRECISIONS = (REFERENCE, "bfloat16", "int8")
+PRECISIONS = (REFERENCE, "bfloat16", "int8", "int16")  # those that there are here
 
 
 def measured(files: Mapping[str, Path], precision: str, data: Path) -> dict[str, float]:

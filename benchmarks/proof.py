@@ -23,7 +23,7 @@ from service.errors import BadBase
 from service.tasks import Floats, Given, kind_of, read_for
 
 RESULT = Path(__file__).parent / "results" / "proof.json"
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = ("float32", "bfloat16", "int8", "int16")  # those that there are here
 ROWS = 64  # in a batch
 
 

@@ -44,6 +44,7 @@ TURNS = 5  # of calm and hot: of some hundred requests the slowest hundredth is 
 PAUSE = 1.0  # seconds after a refusal: clients that do not wait take the processor from the answers
 IDLE_SECONDS = 3.0  # a connection is not used after; the service closes those that were idle for five
 PATIENCE = 30.0  # seconds without an answer, after which a request hangs
+PROMPT = 0.05  # seconds within which a refusal is wanted
 WORDS = ["film", "good", "bad", "music", "plot", "scene", "never", "again", "really", "slow", "love", "time", "end"]
 
 
@@ -179,7 +180,12 @@ def described(sent: Sequence[Sent], seconds: float, cpu: float) -> dict[str, Any
         "sent": len(sent),
         "statuses": dict(Counter(str(one.status) for one in sent)),
         "answered": {share: quantile(answered, float(share[1:]) / 100) for share in ("p50", "p99", "p100")},
-        "refused": {share: quantile(refused, float(share[1:]) / 100) for share in ("p50", "p99", "p100")},
+        "refused": {share: quantile(refused, float(share[1:]) / 100) for share in ("p50", "p99", "p99.9", "p100")},
+        "refused_late": [
+            {"due": round(one.due, 1), "milliseconds": round(1000 * one.seconds)}
+            for one in sent
+            if one.status in (429, 503) and one.seconds > PROMPT
+        ],
         "client_processor_share": round(cpu / seconds, 3),
     }
 

@@ -4,7 +4,8 @@
                                         [--rounds 3]
 
 PREPARED is what `benchmarks/data_sets.py` wrote. The library gets an environment of its own in FOLDER, made at the
-first run, and runs three times: as it comes, with its rows grouped by length, and in bfloat16 besides. Full fine-tuning
+first run, and runs three times: as it comes, with its rows grouped by length, and in bfloat16 besides, but that only
+where the processor multiplies in it. Full fine-tuning
 by our own trainer runs too. Each round runs all of them in turn with a seed of its own, each in a fresh process with
 all cores. Writes `benchmarks/results/training_speed.json`.
 
@@ -16,8 +17,8 @@ the mean and the deviation over the rounds.
 What differs on purpose, each side being as it comes:
 
     ours       trains the LayerNorms too, by its recipe but for the rate (averaged weights, Adam's β₂, weight decay),
-               computes in bfloat16 where the processor has it, packs rows of equal length without padding; a linear
-               head on the tokens' mean
+               computes in the precision that `rootstock train` picks, packs rows of equal length without padding; a
+               linear head on the tokens' mean
     theirs     trains the bottlenecks alone (Houlsby's, of the same size), in float32, pads each batch to its longest
                row; a head of two layers on the first token; no weight decay
 """
@@ -37,8 +38,9 @@ from typing import Any
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import AnyMethod, Head, Houlsby
 from service.engine.base_model import DEFAULT_BASE, load_base, locate
+from service.engine.layout import multiplies_bfloat16
 from service.training.data import read_examples
-from service.training.precision import fast_dtype
+from service.training.precision import training_dtype
 from service.training.recipe import RECIPES
 from service.training.sets import prepare
 from service.training.trainer import Progress, train
@@ -73,11 +75,12 @@ class Clock:
 
 def ours(way: str, train_file: Path, test_file: Path, epochs: int, seed: int) -> dict[str, Any]:
     """One training in this process, after a short one."""
-    recipe = replace(RECIPES[way], epochs=epochs, seed=seed, dtype=fast_dtype())
+    base, training, test = load_base(), read_examples(train_file), read_examples(test_file)
+    dtype = training_dtype("auto", base.weights, RECIPES[way].full)
+    recipe = replace(RECIPES[way], epochs=epochs, seed=seed, dtype=dtype)
     method: AnyMethod = Head()
     if way == "houlsby":
         recipe, method = replace(recipe, learning_rate=RATE), Houlsby(bottleneck=BOTTLENECK)
-    base, training, test = load_base(), read_examples(train_file), read_examples(test_file)
     manifest = Manifest(
         task="speed",
         kind="classification",
@@ -127,7 +130,8 @@ def _json(command: list[str]) -> dict[str, Any]:
 
 
 def compare(data: Path, peers: Path, task: str, rows: int, epochs: int, rounds: int) -> dict[str, Any]:
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*OURS, *VARIANTS)}
+    theirs = {name: options for name, options in VARIANTS.items() if multiplies_bfloat16() or "bf16" not in options}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*OURS, *theirs)}
     with TemporaryDirectory() as folder:
         train_file, test_file = Path(folder) / "train.jsonl", data / task / "test.jsonl"
         lines = (data / task / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
@@ -136,7 +140,7 @@ def compare(data: Path, peers: Path, task: str, rows: int, epochs: int, rounds: 
             for name, way in OURS.items():
                 arguments = [way, str(train_file), str(test_file), str(epochs), str(seed)]
                 found[name].append(_json([sys.executable, __file__, "--ours", *arguments]))
-            for name, options in VARIANTS.items():
+            for name, options in theirs.items():
                 found[name].append(peer(peers, train_file, test_file, epochs, seed, options))
             print(json.dumps({name: runs[-1] for name, runs in found.items()}), flush=True)
     return {"task": task, "rows": len(lines), "epochs": epochs, **summary(found)}

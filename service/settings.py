@@ -61,8 +61,8 @@ class Settings(BaseModel):
         Literal["auto", "cpu", "cuda"], Field(description="where the engine runs; auto: on a GPU, if torch finds one")
     ] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Field(description="precision of the base's linear layers; float16 on a GPU only, int8 on a processor only"),
+        Literal["auto", "float32", "bfloat16", "float16", "int8", "int16"],
+        Field(description="precision of the base's linear layers; float16 on a GPU only, integers on a processor only"),
     ] = "auto"
     threads: Annotated[int, Field(ge=0, description="processor threads of the engine; 0: as many as torch finds")] = 0
     batch_tokens: Annotated[int, Field(ge=1, description="tokens in one batch at most")] = 2048

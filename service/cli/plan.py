@@ -50,7 +50,7 @@ def make_plan(training: Path, options: dict[str, Any]) -> Any:
 
     check_task(options["task"])
     given = {name: options[name] for name in ("epochs", "batch_size", "patience") if options[name] is not None}
-    recipe = replace(RECIPES[way(options)], seed=options["seeds"][0], dtype=_dtype(options["dtype"]), **given)
+    recipe = replace(RECIPES[way(options)], seed=options["seeds"][0], **given)
     taken = (
         "task", "kind", "validation", "test", "metric", "seeds", "learning_rates", "max_length", "pooling", "source",
         "description", "licence", "resume",
@@ -78,14 +78,6 @@ def check_task(name: str) -> None:
 def way(options: dict[str, Any]) -> str:
     """The recipe's name."""
     return "norms" if options["method"] == "head" and options["norms"] else options["method"]
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    from service.training.precision import fast_dtype
-
-    return fast_dtype() if name == "auto" else getattr(torch, name)
 
 
 def _method(options: dict[str, Any]) -> Any:

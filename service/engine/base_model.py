@@ -80,7 +80,7 @@ def load_base(
     """Loads a base by folder or name.
 
     Args:
-        dtype: one of `layout.PRECISIONS`, or "auto"; int8 is for serving only.
+        dtype: one of `layout.PRECISIONS`, or "auto"; integers are for serving only.
         serving: lay the linear layers out for this processor; faster, and only for answering.
         device: "auto", "cpu", or for serving "cuda".
 

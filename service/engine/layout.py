@@ -3,7 +3,7 @@
 | | |
 |---|---|
 | AVX-512 | our own kernels, in each precision that the processor multiplies itself (`native`) |
-| AVX2 | our own kernels; bfloat16 is multiplied as float32, and so saves memory alone |
+| AVX2 | our own kernels, in float32 and int16; bfloat16 is multiplied as float32, and so saves memory alone |
 | AMX | oneDNN through torch, in bfloat16: its tiles multiply faster than any vector |
 | any other processor | oneDNN through torch, in float32 or bfloat16 |
 | CUDA | torch, in bfloat16, float16 or float32 |
@@ -22,7 +22,8 @@ from service.engine.slots import Slots, Slotted
 from service.engine.weights import Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of token vectors
-PRECISIONS = (*DTYPES, "int8")
+INTEGERS = {"int8": "AVX-512 VNNI", "int16": "AVX2 and no AVX-512"}  # and what a processor needs for them
+PRECISIONS = (*DTYPES, *INTEGERS)
 
 AnyAdaptation = Adaptation | NativeAdaptation | Slotted
 
@@ -34,29 +35,44 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
         ValueError: there is no such precision, or not here; says why.
     """
     if asked == "auto":
-        return "bfloat16" if serving and (device.type == "cuda" or _multiplies_bfloat16()) else "float32"
+        if serving and (device.type == "cuda" or multiplies_bfloat16()):
+            return "bfloat16"
+        return "int16" if serving and native.available("int16") and native.fits(weights) else "float32"
     if asked not in PRECISIONS:
         raise ValueError(f"dtype {asked} is not known; choose one of auto, {', '.join(PRECISIONS)}")
     if asked == "float16" and device.type != "cuda":
-        raise ValueError("dtype float16 is for device cuda; a processor takes float32, bfloat16 or int8")
-    if asked == "int8":
+        raise ValueError("dtype float16 is for device cuda; a processor takes float32, bfloat16, int8 or int16")
+    if asked in INTEGERS:
         if not serving:
-            raise ValueError("dtype int8 is for serving; training takes float32 or bfloat16")
+            raise ValueError(f"dtype {asked} is for serving; what is trained is loaded in float32 or bfloat16")
         if device.type == "cuda":
-            raise ValueError("dtype int8 is for processors; device cuda takes bfloat16, float16 or float32")
-        if not native.available("int8"):
-            raise ValueError(
-                "dtype int8 needs a processor with AVX2 or AVX-512 VNNI, and the kernels, built by make setup"
-            )
-        if not native.fits(weights):
-            raise ValueError(f"dtype int8 needs sizes that are multiples of 16; this base has {weights.dims}")
+            raise ValueError(f"dtype {asked} is for processors; device cuda takes bfloat16, float16 or float32")
+        check_integers(asked, weights)
     return asked
+
+
+def check_integers(asked: str, weights: Weights) -> None:
+    """
+    Args:
+        asked: a key of `INTEGERS`.
+
+    Raises:
+        ValueError: the base cannot be laid out in them here; says why.
+    """
+    if not native.available(asked):
+        raise ValueError(
+            f"dtype {asked} needs a processor with {INTEGERS[asked]}, and the kernels, built by make setup"
+        )
+    if not native.fits(weights):
+        raise ValueError(f"dtype {asked} needs sizes that are multiples of 16; this base has {weights.dims}")
 
 
 def why(precision: str, device: torch.device = CPU) -> str:
     """Why "auto" serves in this precision: the fastest that costs no task more than rounding."""
     if precision == "bfloat16":
         return f"which {'the GPU' if device.type == 'cuda' else 'this processor'} multiplies itself"
+    if precision == "int16":
+        return "which this processor multiplies fastest, and sums exactly"
     faster = "; int8 is faster, and less exact" if native.available("int8") else ""
     return f"as this processor has no bfloat16{faster}"
 
@@ -66,7 +82,7 @@ def laid_out(weights: Weights, precision: str, device: torch.device = CPU) -> We
     if device.type == "cuda":
         dtype = DTYPES[precision]
         return weights.on(device, dtype)._replace(slots=Slots(device, dtype))
-    dtype = DTYPES.get(precision, torch.bfloat16 if _multiplies_bfloat16() else torch.float32)
+    dtype = DTYPES.get(precision, torch.bfloat16 if multiplies_bfloat16() else torch.float32)
     by_tiles = precision == "bfloat16" and _has("amx_bf16")
     if native.available(precision) and native.fits(weights) and not by_tiles:
         return native.packed_weights(weights, precision, dtype)
@@ -86,7 +102,8 @@ def placed(weights: Weights, adaptation: Adaptation) -> AnyAdaptation:
     return adaptation
 
 
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
+    """Whether this processor does; elsewhere it is emulated."""
     return _has("avx512_bf16") or _has("amx_bf16")
 
 

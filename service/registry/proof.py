@@ -30,10 +30,10 @@ Run = Callable[[Sequence[Row]], Sequence[Floats]]  # has the engine run rows in 
 # Golden outputs were computed in float32; what the service's precision may add to the file's own tolerance. Three times
 # the farthest that any of 2,100 inputs of 14 trained adapters came out: 0.016 and 0.107, in float32 below 0.0001
 # (benchmarks/proof.py). float16 has more bits than bfloat16.
-ROUNDING = {"float32": 0.0, "float16": 0.05, "bfloat16": 0.05, "int8": 0.3}
+ROUNDING = {"float32": 0.0, "float16": 0.05, "bfloat16": 0.05, "int8": 0.3, "int16": 0.05}
 # How far a row's raw outputs may lie from those without its neighbours, as a share of the largest. Our kernels give the
 # same bits; torch's operators round by the batch, and a mix-up is far beyond either.
-MIXTURE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1, "int8": 0.1}
+MIXTURE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1, "int8": 0.1, "int16": 0.1}
 SAME = 1e-6  # of the largest output: no change at all, but for the order of sums
 STRANGERS = 3  # other adapters beside the candidate and the bare base; traffic waits while these batches run
 PROBES = (  # for files without golden examples

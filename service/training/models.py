@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.adapters.manifest import Manifest
 from service.adapters.methods import BARE, Adaptation, Place
+from service.engine import native
 from service.engine.base_model import BaseModel
 from service.engine.encoder import Group, encode
 from service.engine.packing import Packed, pack
@@ -60,7 +61,7 @@ class AdapterModel(Model):
         self, base: BaseModel, manifest: Manifest, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(manifest, tensors)
-        self._dims, self._weights = base.dims, base.weights.to(dtype)
+        self._dims, self._weights = base.dims, _laid_out(base.weights, dtype)
 
     def outputs(self, rows: Sequence[TokenizedRow], drop: "Dropout | None" = None) -> Tensor:
         weights = self._now()
@@ -150,6 +151,11 @@ class Dropping(Adaptation):
 
     def after_projection(self, layer: int, place: Place, entered: Tensor, projected: Tensor) -> Tensor:
         return super().after_projection(layer, place, entered, self.drop(projected))
+
+
+def _laid_out(weights: Weights, dtype: torch.dtype) -> Weights:
+    """The frozen base for maths in `dtype`."""
+    return native.frozen_weights(weights) if dtype == torch.int16 else weights.to(dtype)
 
 
 def start_tensors(base: BaseModel, manifest: Manifest, generator: torch.Generator) -> dict[str, Tensor]:

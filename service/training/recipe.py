@@ -21,7 +21,11 @@ class Recipe:
     patience: int | None = None  # epochs without a better figure after which to stop; None: never
     seed: int = 0
     full: bool = False  # train the base too
-    dtype: torch.dtype = torch.bfloat16  # of the linear layers' maths; what is trained stays float32
+    dtype: torch.dtype = torch.bfloat16  # of the base's linear layers; what is trained stays float32
+
+    def __post_init__(self) -> None:
+        if self.full and self.dtype == torch.int16:
+            raise ValueError("integers are for a base that stays as it is")
 
 
 # Where to start by method: usual values; for bottlenecks, the best of a few trials on validation sets of short tasks.

@@ -10,6 +10,7 @@ import pytest
 from service.adapters.file import read_header
 from service.engine import native
 from service.engine.base_model import BaseModel, load_base
+from service.engine.layout import INTEGERS
 from service.registry.folder import CHANGING, LOCK
 from tests.adapters.forge import take_apart
 from tests.api.harness import Harness, harness
@@ -125,12 +126,12 @@ def test_an_answer_is_read_from_the_passage(service: Harness) -> None:
     assert high["answer"] == "thirty metres"
 
 
-@pytest.fixture(scope="module", params=[None, "float32", "bfloat16", "int8"])
+@pytest.fixture(scope="module", params=[None, "float32", "bfloat16", "int8", "int16"])
 def at_any_precision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     store = tmp_path_factory.mktemp("precision") / "store"
     shutil.copytree(STORE, store)
-    if request.param == "int8" and not native.available("int8"):
-        pytest.skip("no int8 on this processor")
+    if request.param in INTEGERS and not native.available(request.param):
+        pytest.skip(f"no {request.param} on this processor")
     base = load_base() if request.param is None else load_base(dtype=request.param, serving=True)
     with harness(store, base) as service:
         yield service

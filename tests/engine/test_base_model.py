@@ -97,7 +97,7 @@ def test_a_folder_that_is_not_there_is_named(name: str) -> None:
 
 def test_a_dtype_that_is_not_known_is_refused(tiny_folder: Path) -> None:
     with pytest.raises(
-        BadBase, match="dtype float64 is not known; choose one of auto, float32, bfloat16, float16, int8"
+        BadBase, match="dtype float64 is not known; choose one of auto, float32, bfloat16, float16, int8, int16"
     ):
         load_base(str(tiny_folder), dtype="float64")
 

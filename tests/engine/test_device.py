@@ -53,9 +53,12 @@ def test_each_device_has_its_precisions(tiny_base: BaseModel) -> None:
     assert chosen("auto", weights, True, CUDA) == "bfloat16"
     assert why("bfloat16", CUDA) == "which the GPU multiplies itself"
     assert [chosen(name, weights, True, CUDA) for name in ("float32", "float16")] == ["float32", "float16"]
-    with pytest.raises(ValueError, match="dtype int8 is for processors"):
-        chosen("int8", weights, True, CUDA)
-    with pytest.raises(ValueError, match="dtype float16 is for device cuda; a processor takes float32, bfloat16 or"):
+    for precision in ("int8", "int16"):
+        with pytest.raises(ValueError, match=f"dtype {precision} is for processors"):
+            chosen(precision, weights, True, CUDA)
+    with pytest.raises(
+        ValueError, match="dtype float16 is for device cuda; a processor takes float32, bfloat16, int8 or"
+    ):
         chosen("float16", weights, True)
 
 

@@ -30,24 +30,25 @@ def test_the_kernels_are_those_that_a_processor_runs(features: Mapping[str, bool
 
 
 @pytest.mark.parametrize(
-    ("features", "int8", "precision", "said"),
+    ("features", "integers", "precision", "said"),
     [
-        ({"avx512_bf16": True}, True, "bfloat16", "which this processor multiplies itself"),
-        ({"amx_bf16": True}, False, "bfloat16", "which this processor multiplies itself"),
-        (AVX2, True, "float32", "as this processor has no bfloat16; int8 is faster, and less exact"),
-        (AVX2, False, "float32", "as this processor has no bfloat16"),
+        ({"avx512_bf16": True}, "int8", "bfloat16", "which this processor multiplies itself"),
+        ({"amx_bf16": True}, None, "bfloat16", "which this processor multiplies itself"),
+        (AVX512, "int8", "float32", "as this processor has no bfloat16; int8 is faster, and less exact"),
+        (AVX2, "int16", "int16", "which this processor multiplies fastest, and sums exactly"),
+        (AVX2, None, "float32", "as this processor has no bfloat16"),
     ],
 )
 def test_auto_takes_the_fastest_precision_that_costs_rounding_alone_and_says_why(
     tiny_base: BaseModel,
     monkeypatch: pytest.MonkeyPatch,
     features: Mapping[str, bool],
-    int8: bool,
+    integers: str | None,
     precision: str,
     said: str,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: features)
-    monkeypatch.setattr(native, "available", lambda precision: int8)
+    monkeypatch.setattr(native, "available", lambda precision: precision == integers)
     assert chosen("auto", tiny_base.weights, serving=True) == precision
     assert why(precision) == said
     assert chosen("auto", tiny_base.weights, serving=False) == "float32"

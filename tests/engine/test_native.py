@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,6 +19,8 @@ from service.engine.base_model import ACTIVATIONS, BaseModel, load_base
 from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
 from service.engine.native import NativeAdaptation, NativeLinear, packed_adaptation
+from service.engine.native.binding import integers
+from service.engine.native.frozen import FrozenLinear
 from service.engine.native.memory import Blocks
 from service.engine.packing import pack
 from service.engine.weights import Activation, Distances, Embeddings, Linear
@@ -33,6 +34,7 @@ pytestmark = [without_kernels, pytest.mark.usefixtures("one_thread")]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HERE = [name for name in DTYPES if native.available(name)]
+INTEGERS = [name for name in ("int8", "int16") if native.available(name)]
 
 sixteens = st.integers(1, 14).map(lambda n: 16 * n)
 tokens = st.integers(1, 120)
@@ -53,12 +55,12 @@ def served_tasks(served: BaseModel) -> list[Resident]:
     return make_tasks(served)
 
 
-@pytest.mark.parametrize("precision", [*HERE, *(["int8"] if native.available("int8") else [])])
+@pytest.mark.parametrize("precision", [*HERE, *INTEGERS])
 @given(
     n=sixteens, k=sixteens, tokens=tokens, activation=st.sampled_from([None, *ACTIVATIONS.values()]), bias=st.booleans()
 )
 def test_a_linear_layer_is_torchs(
-    precision: Literal["float32", "bfloat16", "int8"],
+    precision: str,
     n: int, k: int, tokens: int, activation: Activation | None, bias: bool,
 ) -> None:  # fmt: skip
     random = torch.Generator().manual_seed(n * k + tokens)
@@ -75,28 +77,32 @@ def test_a_linear_layer_is_torchs(
     if activation is not None:
         expected = activation.function(expected)
     rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
-    # A number halfway between two bytes may become either.
-    step = 8 / 255 * float(linear.weight.abs().max()) if precision == "int8" else 0
+    # A number halfway between two steps may become either.
+    step = 8 / integers().steps * float(linear.weight.abs().max()) if precision in INTEGERS else 0
     torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-5 * k**0.5 + step)
 
 
 def _as_multiplied(x: Tensor, weight: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """Tokens and weights as the processor multiplies them, in float64."""
-    if precision != "int8":
+    if precision not in INTEGERS:
         return x.double(), weight.to(x.dtype).double()
-
+    kept = integers()
     least, most = x.float().amin(1, keepdim=True).clamp(max=0), x.float().amax(1, keepdim=True).clamp(min=0)
-    step = (most - least) / 255
+    step = (most - least) / kept.steps
     zero = (-least / step).round()
-    tokens = ((x.float() / step + zero).round().clamp(0, 255) - zero).double() * step.double()
-    scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    tokens = ((x.float() / step + zero).round().clamp(0, kept.steps) - zero).double() * step.double()
+    size = weight.abs()
+    scale = torch.maximum(
+        size.amax(dim=1, keepdim=True) / torch.iinfo(kept.dtype).max,
+        size.sum(dim=1, keepdim=True) / ((2**31 - 1) // kept.steps - weight.shape[1]),
+    )
     return tokens, (weight / scale).round().double() * scale.double()
 
 
-@pytest.mark.skipif(not native.available("int8"), reason="no int8 on this processor")
-def test_int8_bears_rows_and_weights_of_zeros() -> None:
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_integers_bear_rows_and_weights_of_zeros(precision: str) -> None:
     linear = Linear(torch.cat([torch.zeros(1, 16), torch.ones(15, 16)]), torch.arange(16.0))
-    found = NativeLinear.of(linear, "int8", torch.float32)(torch.stack([torch.zeros(16), torch.ones(16)]))
+    found = NativeLinear.of(linear, precision, torch.float32)(torch.stack([torch.zeros(16), torch.ones(16)]))
     torch.testing.assert_close(found[0], torch.arange(16.0))
     torch.testing.assert_close(found[1], torch.arange(16.0) + torch.tensor([0.0, *[16.0] * 15]))
 
@@ -179,7 +185,7 @@ def test_every_adapter_answers_as_in_torch(
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", [*HERE, *(["int8"] if native.available("int8") else [])])
+@pytest.mark.parametrize("precision", [*HERE, *INTEGERS])
 @given(rows=st.lists(st.tuples(st.sampled_from(list(METHODS)), st.integers(1, 64)), min_size=1, max_size=12))
 def test_a_rows_vectors_are_the_same_bits_alone_and_in_a_batch(
     adapted: Callable[[str], tuple[BaseModel, Mapping[str, NativeAdaptation]]],
@@ -229,9 +235,39 @@ def _encode(base: BaseModel, rows: Sequence[tuple[TokenizedRow, NativeAdaptation
         return encode(base.weights, batch, groups)
 
 
-@pytest.mark.skipif(not native.available("int8"), reason="no int8 on this processor")
-def test_int8_answers_closely(tiny_base: BaseModel, tiny_folder: Path) -> None:
-    rough = load_base(str(tiny_folder), "int8", serving=True)
+@pytest.mark.parametrize("precision", INTEGERS)
+@given(k=st.sampled_from([16, 400, 3072, 20_000]), some=st.floats(0, 1), seed=st.integers(0, 9))
+def test_sums_of_integers_do_not_overflow(precision: str, k: int, some: float, seed: int) -> None:
+    """However large the weights and the numbers of a token are together."""
+    random = torch.Generator().manual_seed(seed)
+    weight = torch.where(torch.rand(16, k, generator=random) < some, 1.0, torch.rand(16, k, generator=random))
+    x = torch.where(torch.rand(2, k, generator=random) < some, 1.0, torch.rand(2, k, generator=random))
+    weight[0] *= -1
+    found = NativeLinear.of(Linear(weight, None), precision, torch.float32)(x)
+    torch.testing.assert_close(found, F.linear(x, weight), rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+@given(n=sixteens, k=sixteens, tokens=tokens)
+def test_a_frozen_layer_hands_the_gradient_back(precision: str, n: int, k: int, tokens: int) -> None:
+    random = torch.Generator().manual_seed(n * k + tokens)
+    linear = Linear(torch.randn(n, k, generator=random), torch.randn(n, generator=random))
+    x = torch.randn(tokens, k, generator=random, requires_grad=True)
+    target = torch.randn(tokens, n, generator=random)
+    (expected,) = torch.autograd.grad((linear(x) * target).sum(), x)
+    frozen = FrozenLinear.of(linear)
+    assert (frozen.shape, frozen.dtype) == (linear.shape, torch.float32)
+    (found,) = torch.autograd.grad((frozen(x) * target).sum(), x)
+    near = {"int8": 0.1, "int16": 0.005}[precision]
+    assert float((found - expected).norm()) < near * float(expected.norm())
+
+
+LOST = {"int8": 0.05, "int16": 0.003}  # of the answers' length
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_integers_answer_closely(precision: str, tiny_base: BaseModel, tiny_folder: Path) -> None:
+    rough = load_base(str(tiny_folder), precision, serving=True)
     assert rough.weights.native
     assert rough.bytes < 0.7 * tiny_base.bytes
     exact, close = (
@@ -240,18 +276,22 @@ def test_int8_answers_closely(tiny_base: BaseModel, tiny_folder: Path) -> None:
         )
         for base in (tiny_base, rough)
     )
-    assert 0 < np.linalg.norm(exact - close) < 0.05 * np.linalg.norm(exact)
+    assert 0 < np.linalg.norm(exact - close) < LOST[precision] * np.linalg.norm(exact)
 
 
-def test_int8_is_for_serving(tiny_folder: Path) -> None:
-    with pytest.raises(BadBase, match="int8 is for serving"):
-        load_base(str(tiny_folder), "int8")
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+def test_integers_are_for_serving(precision: str, tiny_folder: Path) -> None:
+    with pytest.raises(BadBase, match=f"{precision} is for serving"):
+        load_base(str(tiny_folder), precision)
 
 
-def test_int8_needs_the_kernels(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "needed"), [("int8", "AVX-512 VNNI"), ("int16", "AVX2 and no AVX-512")])
+def test_integers_need_the_kernels(
+    precision: str, needed: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(native, "available", lambda precision: False)
-    with pytest.raises(BadBase, match="needs a processor with AVX2 or AVX-512 VNNI, and the kernels"):
-        load_base(str(tiny_folder), "int8", serving=True)
+    with pytest.raises(BadBase, match=f"{precision} needs a processor with {needed}, and the kernels"):
+        load_base(str(tiny_folder), precision, serving=True)
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -14,6 +14,7 @@ from service.engine.arranging import load_resident
 from service.engine.bank import Resident
 from service.engine.base_model import BaseModel, load_base
 from service.engine.engine import Engine, Row
+from service.engine.layout import INTEGERS
 from service.errors import BadAdapter, EngineFault
 from service.registry.proof import Proof, Prover, Run
 from service.registry.registry import Registry
@@ -209,12 +210,12 @@ def test_a_version_found_in_the_store_is_proved_before_it_is_activated(
         assert proof.golden == 3
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int16"])
 def test_a_service_of_any_precision_proves_what_was_trained_in_float32(
     tiny_folder: Any, tiny_base: BaseModel, precision: str
 ) -> None:
-    if precision == "int8" and not native.available("int8"):
-        pytest.skip("no int8 on this processor")
+    if precision in INTEGERS and not native.available(precision):
+        pytest.skip(f"no {precision} on this processor")
     base = load_base(str(tiny_folder), dtype=precision, serving=True)
     data = make_adapter(tiny_base, golden=GOLDEN, scale=0.1)
     others = [make_resident(base, seed=seed) for seed in (1, 2)]

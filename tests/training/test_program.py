@@ -11,9 +11,11 @@ import torch
 
 from service.adapters.methods import Houlsby
 from service.cli.progress import Bar
+from service.engine import native
 from service.engine.base_model import BaseModel
+from service.errors import BadBase
 from service.training.plan import Plan, read_data
-from service.training.precision import fast_dtype
+from service.training.precision import training_dtype
 from service.training.recipe import Recipe
 from service.training.run import run as train_plan
 from service.training.trainer import Progress
@@ -175,13 +177,16 @@ def test_the_page_of_full_fine_tuning_lies_beside_the_adapters(tmp_path: Path, t
     assert (tmp_path / "x-report.html").read_text() == page
 
 
+INT16 = native.available("int16")
+
+
 @pytest.mark.parametrize(
-    ("processor", "dtype", "said"),
+    ("processor", "int16", "dtype", "said"),
     [
-        ({"avx512_bf16": True}, torch.bfloat16, "precision: bfloat16, which this processor has"),
-        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16, "precision: bfloat16, which this processor has"),
-        ({"avx512_bf16": False, "avx2": True}, torch.float32, "precision: float32, as this processor has no bfloat16"),
-        ({}, torch.float32, "precision: float32, as this processor has no bfloat16"),
+        ({"avx512_bf16": True}, False, torch.bfloat16, "precision: bfloat16, which this processor has"),
+        ({"amx_bf16": True}, True, torch.bfloat16, "precision: bfloat16, which this processor has"),
+        *([({}, True, torch.int16, "precision: int16, which this processor multiplies fastest")] if INT16 else []),
+        ({}, False, torch.float32, "precision: float32, as this processor has no bfloat16"),
     ],
 )
 def test_the_precision_is_the_processors_and_is_said(
@@ -190,17 +195,37 @@ def test_the_precision_is_the_processors_and_is_said(
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
     processor: dict[str, bool],
+    int16: bool,
     dtype: torch.dtype,
     said: str,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: processor)
-    assert fast_dtype() == dtype
+    monkeypatch.setattr(native, "available", lambda precision: int16)
     report = tmp_path / "report.json"
     options = ("--task", "x", "--bottleneck", 4, "--epochs", 1, "--out", tmp_path, "--report", report)
     result = train(tiny_folder, data, *options, "--dtype", "auto")
     assert f"{said} (--dtype)\n" in result.stderr
     assert json.loads(report.read_text())["recipe"]["dtype"] == str(dtype).removeprefix("torch.")
     assert "precision" not in train(tiny_folder, data, *QUICK, "--out", tmp_path, "--dtype", "auto").stderr
+
+
+def test_integers_are_for_a_base_that_stays_and_has_their_sizes(
+    tmp_path: Path, tiny_folder: Path, data: Path, tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "available", lambda precision: precision == "int16")
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    full = ("--task", "x", "--method", "full", "--base-model", tiny_folder, "--out", tmp_path, "--dtype", "int16")
+    assert_sentence(run("train", data, *full), "dtype int16 is for a base that stays as it is")
+    with pytest.raises(ValueError, match="a base that stays as it is"):
+        Recipe(full=True, dtype=torch.int16)
+    assert training_dtype("auto", tiny_base.weights, full=True) == torch.float32
+    monkeypatch.setattr(native, "fits", lambda weights: False)
+    assert training_dtype("auto", tiny_base.weights, full=False) == torch.float32
+    with pytest.raises(BadBase, match="int16 needs sizes that are multiples of 16"):
+        training_dtype("int16", tiny_base.weights, full=False)
+    monkeypatch.setattr(native, "available", lambda precision: False)
+    with pytest.raises(BadBase, match="int16 needs a processor with AVX2"):
+        training_dtype("int16", tiny_base.weights, full=False)
 
 
 def _cut(monkeypatch: pytest.MonkeyPatch, epoch: int, whole: bool) -> None:

@@ -22,7 +22,8 @@ struct Mask {
 constexpr int kRows = 6;
 constexpr long kPanel = 16;
 
-using Byte = int16_t;  // multiplied as such, for products of bytes would be cut off where two are added
+using Integer = int16_t;  // a token's number in a product of integers: bytes' would be cut off where two are added
+constexpr int kSteps = 4095;
 
 inline Floats all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Words all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -107,9 +108,9 @@ inline void store_past_cache(float* to, Floats x) {
   _mm256_stream_ps(to + 8, x.high);
 }
 
-inline void store_rounded(Byte* to, Floats x) {
+inline void store_rounded(Integer* to, Floats x) {
   const __m256i whole = narrowed(rounded_words(x));  // no less than 0
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_min_epu16(whole, _mm256_set1_epi16(255)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_min_epu16(whole, _mm256_set1_epi16(kSteps)));
 }
 
 inline Floats fmadd(Floats a, Floats b, Floats c) {

@@ -12,7 +12,8 @@ using Mask = __mmask16;
 constexpr int kRows = 6;
 constexpr long kPanel = 64;  // rows of the matrix, columns of the product
 
-using Byte = uint8_t;  // a token's number in an int8 product
+using Integer = uint8_t;       // a token's number in a product of integers
+constexpr int kSteps = 255;  // the largest
 
 inline Floats all(float x) { return _mm512_set1_ps(x); }
 inline Words all(int32_t x) { return _mm512_set1_epi32(x); }
@@ -43,8 +44,8 @@ inline void store(float* to, Floats x, Mask some) { _mm512_mask_storeu_ps(to, so
 inline void store(bfloat16* to, Floats x, Mask some) { _mm256_mask_storeu_epi16(to, some, to_bfloat16(x)); }
 inline void store_past_cache(float* to, Floats x) { _mm512_stream_ps(to, x); }
 
-// Each number rounded, between 0 and 255.
-inline void store_rounded(Byte* to, Floats x) {
+// Each number rounded, between 0 and kSteps.
+inline void store_rounded(Integer* to, Floats x) {
   const __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32(x), _mm512_setzero_si512());
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(whole));
 }
@@ -66,7 +67,7 @@ inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
 inline float least(Floats x) { return _mm512_reduce_min_ps(x); }
 inline float most(Floats x) { return _mm512_reduce_max_ps(x); }
 
-// Of a table of sixteen, those that whole numbers from 0 to 15 name.
+// Of a table of sixteen, those that integers from 0 to 15 name.
 inline Floats pick(const float* table, Floats places) {
   return _mm512_permutexvar_ps(_mm512_cvtps_epi32(places), load(table));
 }

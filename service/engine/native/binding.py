@@ -16,24 +16,32 @@ import torch
 from torch import Tensor
 
 
+class Integers(NamedTuple):
+    """What a processor multiplies that sums integers exactly."""
+
+    precision: str
+    dtype: torch.dtype  # of weights
+    steps: int  # from a token vector's least number to its largest: kSteps
+
+
 class Build(NamedTuple):
     """The kernels for one kind of processor; features are named as torch does."""
 
     instructions: str
     needs: tuple[str, ...]  # what the compiler may use anywhere
-    also: Mapping[str, tuple[str, ...]]  # what it uses in some precision alone
-    int8: torch.dtype  # in which a weight of int8 lies in memory
+    also: Mapping[str, tuple[str, ...]]  # its precisions, and what it uses in each of them alone
+    integers: Integers
 
 
 # The first that a processor has all of.
 BUILDS = (
     Build(
         "avx512", ("avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl"),
-        {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}, torch.int8,
+        {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}, Integers("int8", torch.int8, 255),
     ),
     Build(
         "avx2", ("avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"),
-        {"float32": (), "bfloat16": (), "int8": ()}, torch.int16,
+        {"float32": (), "bfloat16": (), "int16": ()}, Integers("int16", torch.int16, 4095),
     ),
 )  # fmt: skip
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # of token vectors
@@ -56,9 +64,9 @@ _RESULTS = {"lay": c_int32}
 
 
 def available(precision: str) -> bool:
-    """Whether the kernels are here, and run on this processor in "float32", "bfloat16" or "int8"."""
+    """Whether the kernels are here, and run on this processor in this precision."""
     build = _build()
-    return build is not None and _has(torch.cpu.get_capabilities(), build.also[precision])
+    return build is not None and precision in build.also and _has(torch.cpu.get_capabilities(), build.also[precision])
 
 
 def build_for(features: Mapping[str, Any]) -> Build | None:
@@ -66,11 +74,11 @@ def build_for(features: Mapping[str, Any]) -> Build | None:
     return next((build for build in BUILDS if _has(features, build.needs) and _file(build).exists()), None)
 
 
-def int8_dtype() -> torch.dtype:
-    """In which a weight of int8 lies in memory."""
+def integers() -> Integers:
+    """Those of this processor."""
     build = _build()
     assert build is not None
-    return build.int8
+    return build.integers
 
 
 def call(function: str, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-// Linear layers of the base: y = activation(x·wᵀ + bias), in float32, bfloat16 or int8.
+// Linear layers of the base: y = activation(x·wᵀ + bias), in float32, bfloat16 or integers.
 #pragma once
 #include <cmath>
 
@@ -18,7 +18,7 @@ struct FormatOf<bfloat16> {
 
 constexpr long kTile = 48;  // tokens that one thread takes at once
 
-// How the bytes of one token's vector stand for numbers: number = scale · (byte - zero).
+// What the integers of one token's vector stand for: scale · (integer - zero).
 struct Quantised {
   float scale, zero;
 };
@@ -32,20 +32,20 @@ inline Range range(const float* x, long n) {
   return {least(low), most(high)};
 }
 
-// A vector as bytes, from its least number to its largest. Zero is among them, and exact.
+// A vector in kSteps steps from its least number to its largest. Zero is among them, and exact.
 template <class Number>
-Quantised quantise(const Number* x, long n, Byte* out) {
+Quantised quantise(const Number* x, long n, Integer* out) {
   const auto [least, most] = range(x, n);
-  const float whole = most - least, by = whole > 0 ? 255.f / whole : 0.f, zero = std::nearbyint(-least * by);
+  const float width = most - least, by = width > 0 ? kSteps / width : 0.f, zero = std::nearbyint(-least * by);
   for (long i = 0; i < n; i += 16) store_rounded(out + i, fmadd(load(x + i), all(by), all(zero)));
-  return {whole / 255.f, zero};
+  return {width / kSteps, zero};
 }
 
 struct Linear {
   const char* packed;
   const float* bias;   // [n]
-  const float* scale;  // int8 alone, [n]: what one step of a weight is worth
-  const float* total;  // int8 alone, [n]: the sum of the row's weights
+  const float* scale;  // integers alone, [n]: what one step of a weight is worth
+  const float* total;  // integers alone, [n]: the sum of the row's weights
   int64_t n, k;
 };
 
@@ -74,13 +74,13 @@ void linear_float(const Linear& w, const Finish& how, const Number* x, Number* y
 }
 
 template <class Number>
-void linear_int8(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
-                 long right) {
+void linear_integers(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
+                     long right) {
   const long m = to - from;
-  auto* tokens = static_cast<Quantised*>(scratch.room(m * (w.k * sizeof(Byte) + sizeof(Quantised))));
-  auto* bytes = reinterpret_cast<Byte*>(tokens + m);
-  for (long r = 0; r < m; r++) tokens[r] = quantise(x + (from + r) * w.k, w.k, bytes + r * w.k);
-  product<Int8>(m, bytes, w.k, w.packed, w.k, w.n, left, right, [&](long column) {
+  auto* tokens = static_cast<Quantised*>(scratch.room(m * (w.k * sizeof(Integer) + sizeof(Quantised))));
+  auto* integers = reinterpret_cast<Integer*>(tokens + m);
+  for (long r = 0; r < m; r++) tokens[r] = quantise(x + (from + r) * w.k, w.k, integers + r * w.k);
+  product<Integers>(m, integers, w.k, w.packed, w.k, w.n, left, right, [&](long column) {
     const Floats scale = load(w.scale + column), total = load(w.total + column), bias = load(w.bias + column);
     Number* to = y + from * w.n + column;
     return [=, &w, &how](long row, Words sum) {
@@ -103,7 +103,7 @@ void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long
     const long left = i % across * stripe, right = left + stripe < w.n ? left + stripe : w.n;
     if (left >= right) return;
     if (w.scale)
-      linear_int8(w, how, x, y, from, to, left, right);
+      linear_integers(w, how, x, y, from, to, left, right);
     else
       linear_float(w, how, x, y, from, to, left, right);
   });

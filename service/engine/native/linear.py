@@ -1,8 +1,8 @@
-"""Linear layers of the frozen base, packed for the kernels, in float32, bfloat16 or int8.
+"""Linear layers of the frozen base, packed for the kernels, in float32, bfloat16 or integers.
 
-int8: a row of weights lies in steps of its largest over 127; a token's vector, as it comes, in 255 steps from its least
-number to its largest. Products are summed exactly; biases, and all that is not a linear layer of the base, stay as they
-are.
+Integers: a token's vector, as it comes, lies in steps from its least number to its largest; a row of weights in the
+finest steps that its largest allows, and sums of products that 32 bits hold. Biases, and all that is not a linear layer
+of the base, stay as they are.
 """
 
 from ctypes import Structure, addressof, c_int64, c_void_p
@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from service.engine.native.binding import NAMES, call, int8_dtype, pack, packed_numbers
+from service.engine.native.binding import NAMES, call, integers, pack, packed_numbers
 from service.engine.weights import Activation, AnyLinear
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel's number for it is its place
@@ -27,8 +27,8 @@ class SeenLinear(Structure):
 class NativeLinear(NamedTuple):
     packed: Tensor
     bias: Tensor  # [out], float32
-    scale: Tensor | None  # [out]: int8 alone, what one step of a weight is worth
-    total: Tensor | None  # [out]: int8 alone, the sum of the row's weights
+    scale: Tensor | None  # [out]: integers alone, what one step of a weight is worth
+    total: Tensor | None  # [out]: integers alone, the sum of the row's weights
     shape: tuple[int, int]  # (out, in)
     dtype: torch.dtype  # of token vectors
     seen: SeenLinear  # the same as a kernel sees it
@@ -38,10 +38,9 @@ class NativeLinear(NamedTuple):
         """Packs a layer that is still in float32."""
         weight, scale, total = linear.weight, None, None
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.float().contiguous()
-        if precision == "int8":
-            scale = weight.abs().amax(dim=1).div_(127).clamp_(min=torch.finfo(torch.float32).tiny)
-            weight = (weight / scale[:, None]).round_()
-            total, weight = weight.sum(dim=1), weight.to(int8_dtype())
+        if precision == integers().precision:
+            weight, scale = _in_steps(weight)
+            total, weight = weight.sum(dim=1), weight.to(integers().dtype)
         else:
             weight = weight.to(dtype)
         packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)
@@ -65,3 +64,13 @@ class NativeLinear(NamedTuple):
         number = ACTIVATIONS.index(activation)
         call(f"linear_{NAMES[self.dtype]}", addressof(self.seen), number, x.data_ptr(), y.data_ptr(), len(x))
         return y
+
+
+def _in_steps(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix [n, k] as integers, and what one step of each row is worth, [n]."""
+    size, kept = weight.abs(), integers()
+    largest = torch.iinfo(kept.dtype).max
+    largest_sum = (2**31 - 1) // kept.steps - weight.shape[1]  # each number may become larger by rounding
+    scale = torch.maximum(size.amax(dim=1) / largest, size.sum(dim=1) / largest_sum)
+    scale.clamp_(min=torch.finfo(torch.float32).tiny)
+    return (weight / scale[:, None]).round_(), scale

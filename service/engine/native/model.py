@@ -67,7 +67,7 @@ def packed_weights(weights: Weights, precision: str, dtype: torch.dtype) -> Weig
     """The same base, still in float32, with its linear layers packed; it cannot be trained then.
 
     Args:
-        precision: of the linear layers: "float32", "bfloat16" or "int8".
+        precision: of the linear layers: "float32", "bfloat16", or that of this processor's integers.
         dtype: of token vectors.
     """
     packed = weights.with_linears(lambda linear: NativeLinear.of(linear, precision, dtype))
