@@ -68,14 +68,14 @@ class Settings(BaseModel):
     batch_tokens: Annotated[int, Field(ge=1, description="tokens in one batch at most")] = 2048
     batch_seconds: Annotated[
         float, Field(gt=0, description="a batch is kept so small that it takes about this time; 64 tokens at least")
-    ] = 0.025
+    ] = 0.02
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072
     queue_seconds: Annotated[
         float, Field(gt=0, description="the same by the time that the engine takes for them, as it has been measured")
     ] = 1.0
     short_queue_seconds: Annotated[
         float, Field(gt=0, description="the same, from a refusal on until there has been none for a second")
-    ] = 0.05
+    ] = 0.04
     weights: Annotated[
         str,
         Field(
