@@ -3,8 +3,8 @@
     python benchmarks/precision.py --data PREPARED [--store FOLDER] [--only TASK …]
 
 PREPARED is what `benchmarks/data_sets.py` wrote. Adapters are loaded as the service loads them and asked through the
-engine, so only the arithmetic differs. Writes `benchmarks/results/precision.json`: each task's metric by precision, and
-how far the others lie from float32, in points.
+engine, so only the arithmetic differs. Writes `benchmarks/results/precision-KIND.json`, by the kind of processor
+(`engine_results.KINDS`): each task's metric by precision, and how far the others lie from float32, in points.
 """
 
 import argparse
@@ -15,13 +15,14 @@ from statistics import mean
 from typing import Any
 
 from data_sets import DATASETS, DataSet
+from engine_results import kind
 from service.engine.arranging import load_resident
 from service.engine.base_model import load_base
 from service.errors import BadBase
 from service.training.evaluate import asking, evaluate
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "precision.json"
+RESULT = HERE / "results" / f"precision-{kind()}.json"
 STORE = HERE.parent / "adapters_store"
 REFERENCE = "float32"
 PRECISIONS = (REFERENCE, "bfloat16", "int8", "int16")  # those that there are here

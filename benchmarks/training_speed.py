@@ -7,7 +7,7 @@ PREPARED is what `benchmarks/data_sets.py` wrote. The library gets an environmen
 first run, and runs three times: as it comes, with its rows grouped by length, and in bfloat16 besides, but that only
 where the processor multiplies in it. Full fine-tuning
 by our own trainer runs too. Each round runs all of them in turn with a seed of its own, each in a fresh process with
-all cores. Writes `benchmarks/results/training_speed.json`.
+all cores. Writes `benchmarks/results/training_speed-KIND.json`, by the kind of processor (`engine_results.KINDS`).
 
 Timed is the training loop, from the first batch to the last, of a second training in the process; the first, of two
 batches, is there to warm up. Reading, tokenising, loading the base and measuring are left out on both sides. Rows are
@@ -35,6 +35,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from engine_results import kind
 from service.adapters.manifest import HeadSettings, Manifest, TokenizerSettings
 from service.adapters.methods import AnyMethod, Head, Houlsby
 from service.engine.base_model import DEFAULT_BASE, load_base, locate
@@ -46,7 +47,7 @@ from service.training.sets import prepare
 from service.training.trainer import Progress, train
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "training_speed.json"
+RESULT = HERE / "results" / f"training_speed-{kind()}.json"
 PEER = HERE / "peers" / "train_with_adapters.py"
 METRIC = "accuracy"
 PACKAGES = ["torch==2.13.0", "adapters==1.3.0", "accelerate"]

@@ -143,7 +143,7 @@ def _pace(settings: Settings) -> Pace:
     return Pace(Limits(*(getattr(settings, name) for name in Limits._fields)))
 
 
-async def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async, or FastAPI would run it in a thread
     services: Services = request.app.state.services
     return services
 

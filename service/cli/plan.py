@@ -49,6 +49,8 @@ def make_plan(training: Path, options: dict[str, Any]) -> Any:
     from service.training.recipe import RECIPES
 
     check_task(options["task"])
+    if options["method"] == "full" and options["dtype"] == "int16":
+        raise click.UsageError("--dtype int16 is for a base that stays as it is; full takes float32 or bfloat16")
     given = {name: options[name] for name in ("epochs", "batch_size", "patience") if options[name] is not None}
     recipe = replace(RECIPES[way(options)], seed=options["seeds"][0], **given)
     taken = (

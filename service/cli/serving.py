@@ -45,12 +45,12 @@ def _give_back_large_blocks() -> None:
         CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
-def _wait_for_nobody() -> None:
-    """Has the event loop wait less for the engine's thread, and not at all for others.
+def _favour_the_event_loop() -> None:
+    """Has it wait less for other threads.
 
     Each call into the system lets go of the interpreter, and to have it back from a thread that is busy in Python takes
-    as long as the interval says: 5 ms by itself, several times a request. And texts that were tokenised in several
-    threads would wait for the last of them to get a processor from the engine.
+    as long as the interval says: 5 ms by itself, several times a request. And the texts of a request are tokenised in
+    one thread: several would wait until the last of them has got a processor from the engine.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -66,7 +66,7 @@ def serve(**options: Any) -> None:
     settings = Settings(**options)
     logs.set_up(settings.log_format)
     _give_back_large_blocks()
-    _wait_for_nobody()
+    _favour_the_event_loop()
     server = Server(settings, partial(create_app, settings))
     server.run()
     if server.failure is not None:

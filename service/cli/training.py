@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 KINDS = [kind for kind in get_args(KindName) if kind != "embedding"]
 TARGETS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 METHODS = ("houlsby", "pfeiffer", "parallel", "lora", "prefix", "head", "full")
-WHY = {  # a training's maths is in this precision, where nobody asked for one
-    "bfloat16": "which this processor has",
-    "int16": "which this processor multiplies fastest",
-    "float32": "as this processor has no bfloat16",
-}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 _columns = [
@@ -143,8 +138,9 @@ def train(training: Path, **options: Any) -> None:
         data = read_data(plan)
         _say_data(data)
         base = load_base(options["base_model"] or DEFAULT_BASE)
-        dtype = training_dtype(options["dtype"], base.weights, plan.recipe.full)
-        plan = replace(plan, recipe=replace(plan.recipe, dtype=dtype))
+        if way(options) != "head":  # whose features are made in float32
+            dtype = training_dtype(options["dtype"], base.weights, plan.recipe.full)
+            plan = replace(plan, recipe=replace(plan.recipe, dtype=dtype))
         _say_way(plan, options, count_cut_rows(base, plan, data), len(data.training))
         bar = Bar(plan.task, len(data.training), plan.recipe.epochs, plan.resume)
         outcome = run(base, plan, data, bar.show)
@@ -165,7 +161,9 @@ def _say_data(data: "Data") -> None:
 
 def _say_way(plan: "Plan", options: dict[str, Any], cut: int, rows: int) -> None:
     """What the program chose by itself, and what it leaves out."""
-    if options["dtype"] == "auto" and way(options) != "head":  # whose features are made in float32
+    from service.engine.layout import WHY
+
+    if options["dtype"] == "auto" and way(options) != "head":
         dtype = str(plan.recipe.dtype).removeprefix("torch.")
         click.echo(f"precision: {dtype}, {WHY[dtype]} (--dtype)", err=True)
     if cut:

@@ -24,6 +24,11 @@ from service.engine.weights import Weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of token vectors
 INTEGERS = {"int8": "AVX-512 VNNI", "int16": "AVX2 and no AVX-512"}  # and what a processor needs for them
 PRECISIONS = (*DTYPES, *INTEGERS)
+WHY = {  # a processor is fastest in them
+    "bfloat16": "which this processor multiplies itself",
+    "int16": "which this processor multiplies fastest, and sums exactly",
+    "float32": "as this processor has no bfloat16",
+}
 
 AnyAdaptation = Adaptation | NativeAdaptation | Slotted
 
@@ -35,9 +40,9 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
         ValueError: there is no such precision, or not here; says why.
     """
     if asked == "auto":
-        if serving and (device.type == "cuda" or multiplies_bfloat16()):
-            return "bfloat16"
-        return "int16" if serving and native.available("int16") and native.fits(weights) else "float32"
+        if not serving:
+            return "float32"
+        return "bfloat16" if device.type == "cuda" else fastest(weights)
     if asked not in PRECISIONS:
         raise ValueError(f"dtype {asked} is not known; choose one of auto, {', '.join(PRECISIONS)}")
     if asked == "float16" and device.type != "cuda":
@@ -51,13 +56,25 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
     return asked
 
 
-def check_integers(asked: str, weights: Weights) -> None:
+def fastest(weights: Weights, frozen: bool = True) -> str:
+    """The precision in which this processor multiplies fastest, of those that cost rounding alone.
+
+    Args:
+        frozen: whether the weights stay as they are; integers are for those that do.
     """
+    if multiplies_bfloat16():
+        return "bfloat16"
+    return "int16" if frozen and native.available("int16") and native.fits(weights) else "float32"
+
+
+def check_integers(asked: str, weights: Weights) -> None:
+    """Whether a base can be laid out in them here.
+
     Args:
         asked: a key of `INTEGERS`.
 
     Raises:
-        ValueError: the base cannot be laid out in them here; says why.
+        ValueError: it cannot; says why.
     """
     if not native.available(asked):
         raise ValueError(
@@ -68,13 +85,11 @@ def check_integers(asked: str, weights: Weights) -> None:
 
 
 def why(precision: str, device: torch.device = CPU) -> str:
-    """Why "auto" serves in this precision: the fastest that costs no task more than rounding."""
-    if precision == "bfloat16":
-        return f"which {'the GPU' if device.type == 'cuda' else 'this processor'} multiplies itself"
-    if precision == "int16":
-        return "which this processor multiplies fastest, and sums exactly"
-    faster = "; int8 is faster, and less exact" if native.available("int8") else ""
-    return f"as this processor has no bfloat16{faster}"
+    """Why "auto" serves in this precision."""
+    if device.type == "cuda":
+        return "which the GPU multiplies itself"
+    faster = precision == "float32" and native.available("int8")
+    return WHY[precision] + ("; int8 is faster, and less exact" if faster else "")
 
 
 def laid_out(weights: Weights, precision: str, device: torch.device = CPU) -> Weights:

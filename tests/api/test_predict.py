@@ -41,6 +41,14 @@ def test_the_answer_says_who_gave_it(service: Harness) -> None:
     assert len(answer["predictions"]) == 1
 
 
+def test_no_thread_is_waited_for(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that takes a part of a request's way waits for the interpreter anew, and the request for the thread."""
+    taken = []
+    monkeypatch.setattr("anyio.to_thread.run_sync", lambda work, *arguments, **named: taken.append(work))
+    assert service.predict("colour", "the film was good").status_code == 200
+    assert not taken
+
+
 def test_a_classification_has_all_labels_highest_first(service: Harness) -> None:
     [prediction] = service.answers("colour", "the film was good")
     scores = [entry["score"] for entry in prediction["scores"]]

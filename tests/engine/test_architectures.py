@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from service.adapters.file import write_adapter
 from service.adapters.methods import BARE, Adaptation, AnyMethod, Houlsby, Lora
+from service.engine import native
 from service.engine.architectures import ARCHITECTURES
 from service.engine.arranging import load_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
@@ -159,6 +160,22 @@ def test_training_and_serving_compute_the_same(checkpoint: Path, method: AnyMeth
     resident = load_resident(serving, write_adapter(manifest, v), version=1)
     served = Engine(serving).run([Row(row, resident) for row in rows])
     np.testing.assert_allclose(trained.detach().numpy(), np.stack(served), atol=1e-4)
+
+
+@pytest.mark.skipif(not native.available("int16"), reason="no int16 on this processor")
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_training_in_integers_has_the_gradients_of_float32(checkpoint: Path, method: AnyMethod) -> None:
+    base = load_base(str(checkpoint))
+    manifest = make_manifest(base, method=method)
+    v, rows = make_tensors(base, manifest), [random_row(length) for length in (5, 30, 64)]
+
+    def gradients(dtype: torch.dtype) -> Tensor:
+        model = AdapterModel(base, manifest, {name: tensor.clone() for name, tensor in v.items()}, dtype)
+        found = torch.autograd.grad(model.outputs(rows).square().sum(), model.trainable(), materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    exact, close = gradients(torch.float32), gradients(torch.int16)
+    assert 0 < float((exact - close).norm()) < 0.01 * float(exact.norm())
 
 
 @every_layout

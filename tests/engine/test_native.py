@@ -107,6 +107,21 @@ def test_integers_bear_rows_and_weights_of_zeros(precision: str) -> None:
     torch.testing.assert_close(found[1], torch.arange(16.0) + torch.tensor([0.0, *[16.0] * 15]))
 
 
+@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("size", [1e-25, 1e-31, 1e-37, 1e-40])
+def test_integers_bear_the_smallest_numbers(precision: str, size: float) -> None:
+    """As gradients may be."""
+    weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    found = NativeLinear.of(Linear(weight, None), precision, torch.float32)(torch.full((1, 16), size))
+    torch.testing.assert_close(found[0], size * weight.sum(dim=1), rtol=0.05, atol=1e-28)
+
+
+def test_there_are_no_integers_but_the_processors() -> None:
+    linear, other = Linear(torch.ones(16, 16), None), "int8" if native.available("int16") else "int16"
+    with pytest.raises(ValueError, match=f"no {other} on this processor"):
+        NativeLinear.of(linear, other, torch.float32)
+
+
 ROWS = st.lists(st.tuples(st.integers(1, 90), st.sampled_from([0, 0, 1, 16, 70])), min_size=1, max_size=6)
 
 
@@ -236,7 +251,7 @@ def _encode(base: BaseModel, rows: Sequence[tuple[TokenizedRow, NativeAdaptation
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
-@given(k=st.sampled_from([16, 400, 3072, 20_000]), some=st.floats(0, 1), seed=st.integers(0, 9))
+@given(k=st.sampled_from([16, 400, 3072, 66_400]), some=st.floats(0, 1), seed=st.integers(0, 9))
 def test_sums_of_integers_do_not_overflow(precision: str, k: int, some: float, seed: int) -> None:
     """However large the weights and the numbers of a token are together."""
     random = torch.Generator().manual_seed(seed)
@@ -244,7 +259,7 @@ def test_sums_of_integers_do_not_overflow(precision: str, k: int, some: float, s
     x = torch.where(torch.rand(2, k, generator=random) < some, 1.0, torch.rand(2, k, generator=random))
     weight[0] *= -1
     found = NativeLinear.of(Linear(weight, None), precision, torch.float32)(x)
-    torch.testing.assert_close(found, F.linear(x, weight), rtol=0.05, atol=1e-3)
+    torch.testing.assert_close(found, F.linear(x, weight), rtol=0.1, atol=1e-3)
 
 
 @pytest.mark.parametrize("precision", INTEGERS)
@@ -255,7 +270,7 @@ def test_a_frozen_layer_hands_the_gradient_back(precision: str, n: int, k: int, 
     x = torch.randn(tokens, k, generator=random, requires_grad=True)
     target = torch.randn(tokens, n, generator=random)
     (expected,) = torch.autograd.grad((linear(x) * target).sum(), x)
-    frozen = FrozenLinear.of(linear)
+    frozen = FrozenLinear.of(linear, precision)
     assert (frozen.shape, frozen.dtype) == (linear.shape, torch.float32)
     (found,) = torch.autograd.grad((frozen(x) * target).sum(), x)
     near = {"int8": 0.1, "int16": 0.005}[precision]

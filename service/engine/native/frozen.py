@@ -1,11 +1,10 @@
-"""Linear layers of the frozen base in integers, for training what stands beside them: there, and gradients back."""
+"""Linear layers of the frozen base in int16, for training what stands beside them: there, and gradients back."""
 
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from service.engine.native.binding import integers
 from service.engine.native.linear import NativeLinear
 from service.engine.weights import Activation, AnyLinear, Linear, Weights
 
@@ -31,10 +30,14 @@ class FrozenLinear(NamedTuple):
         return self.there.dtype
 
     @classmethod
-    def of(cls, linear: AnyLinear) -> Self:
-        """Packs a layer that is still in float32."""
+    def of(cls, linear: AnyLinear, precision: str) -> Self:
+        """Packs a layer that is still in float32.
+
+        Raises:
+            ValueError: the processor has no such precision.
+        """
         transposed = Linear(linear.weight.t().contiguous(), None)
-        there, back = (NativeLinear.of(one, integers().precision, torch.float32) for one in (linear, transposed))
+        there, back = (NativeLinear.of(one, precision, torch.float32) for one in (linear, transposed))
         return cls(there, back)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -57,5 +60,9 @@ class _Product(torch.autograd.Function):
 
 
 def frozen_weights(weights: Weights) -> Weights:
-    """The same base, in float32 so far, with its linear layers packed in this processor's integers."""
-    return weights.with_linears(FrozenLinear.of)
+    """The same base, in float32 so far, with its linear layers packed in int16.
+
+    Raises:
+        ValueError: the processor has none.
+    """
+    return weights.with_linears(lambda linear: FrozenLinear.of(linear, "int16"))

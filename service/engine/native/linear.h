@@ -32,11 +32,13 @@ inline Range range(const float* x, long n) {
   return {least(low), most(high)};
 }
 
+constexpr float kNothing = 1e-30f;  // a vector whose numbers lie no farther apart is taken for zeros
+
 // A vector in kSteps steps from its least number to its largest. Zero is among them, and exact.
 template <class Number>
 Quantised quantise(const Number* x, long n, Integer* out) {
   const auto [least, most] = range(x, n);
-  const float width = most - least, by = width > 0 ? kSteps / width : 0.f, zero = std::nearbyint(-least * by);
+  const float width = most - least, by = width > kNothing ? kSteps / width : 0.f, zero = std::nearbyint(-least * by);
   for (long i = 0; i < n; i += 16) store_rounded(out + i, fmadd(load(x + i), all(by), all(zero)));
   return {width / kSteps, zero};
 }
@@ -92,7 +94,8 @@ void linear_integers(const Linear& w, const Finish& how, const Number* x, Number
 
 template <class Number>
 void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long tokens) {
-  const long down = pieces(tokens, kTile);
+  // A few tokens stay together, and threads part the columns: then each weight comes from memory once, to one of them.
+  const long down = tokens <= 2 * kTile ? 1 : pieces(tokens, kTile);
   const long tile = ((tokens + down - 1) / down + kRows - 1) / kRows * kRows;
   const long tiles = (tokens + tile - 1) / tile;
   const long panels = (w.n + kPanel - 1) / kPanel;

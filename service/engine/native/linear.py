@@ -35,14 +35,20 @@ class NativeLinear(NamedTuple):
 
     @classmethod
     def of(cls, linear: AnyLinear, precision: str, dtype: torch.dtype) -> Self:
-        """Packs a layer that is still in float32."""
+        """Packs a layer that is still in float32.
+
+        Raises:
+            ValueError: the processor has no such precision.
+        """
         weight, scale, total = linear.weight, None, None
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.float().contiguous()
-        if precision == integers().precision:
+        if precision in NAMES.values():
+            weight = weight.to(dtype)
+        elif precision == integers().precision:
             weight, scale = _in_steps(weight)
             total, weight = weight.sum(dim=1), weight.to(integers().dtype)
         else:
-            weight = weight.to(dtype)
+            raise ValueError(f"there is no {precision} on this processor")
         packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)
         pack(weight.contiguous(), packed.data_ptr())
         addresses = (tensor.data_ptr() if tensor is not None else None for tensor in (packed, bias, scale, total))

@@ -2,8 +2,8 @@
 //
 // A matrix [n, k] is packed in panels of kPanel of its rows (the last one narrower, a multiple of 16): for each step
 // along k, the numbers of that step of all the panel's rows, side by side. A step is four bytes: one float32, two
-// bfloat16, or as many integers as fit. So always sixteen words hold a step of sixteen rows, and a product reads the panel
-// from its start to its end.
+// bfloat16, or as many integers as fit. So always sixteen words hold a step of sixteen rows, and a product reads the
+// panel from its start to its end.
 #pragma once
 #include <cstring>
 
