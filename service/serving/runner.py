@@ -26,7 +26,7 @@ from service.tasks import Floats
 
 log = logging.getLogger(__name__)
 
-NICENESS = 5  # of the engine's threads, more than others have: a third of their weight, where all want to run
+NICENESS = 10  # of the engine's threads, more than others have: a ninth of their weight, where all want to run
 SLICE = 20_000_000  # nanoseconds: what they run at a time
 KEEP_POLICY = 8  # whatever the operator chose
 SET_ATTRIBUTES = {"x86_64": 314, "aarch64": 274}  # the number of Linux's sched_setattr, which Python has no name for
