@@ -125,7 +125,10 @@ def shares(results: Results) -> str:
         return ""
     rows: list[tuple[str, ...]] = [
         ("peak of our kernels, Gop/s", *(f"{one['peak_gops']['kernels']:.0f}" for _, one in found)),
-        ("peak of torch, Gop/s", *(f"{one['peak_gops']['torch'] or float('nan'):.0f}" for _, one in found)),
+        (
+            "peak of torch, Gop/s",
+            *(f"{one['peak_gops']['torch']:.0f}" if one["peak_gops"]["torch"] else "" for _, one in found),
+        ),
         ("a pass, Gop/s of linear layers", *(f"{one['pass_gops']:.0f}" for _, one in found)),
         ("share of our kernels' peak", *(f"{one['share_of_peak']['kernels']:.0%}" for _, one in found)),
     ]

@@ -22,7 +22,7 @@ from service.errors import BadBase
 from service.training.evaluate import asking, evaluate
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / f"precision-{kind()}.json"
+RESULTS = HERE / "results"
 STORE = HERE.parent / "adapters_store"
 REFERENCE = "float32"
 PRECISIONS = (REFERENCE, "bfloat16", "int8", "int16")  # those that there are here
@@ -75,7 +75,7 @@ def main() -> None:
         except BadBase as error:
             print(f"{precision}: {error}")
     result = summary(found)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"precision-{kind()}.json").write_text(json.dumps(result, indent=2) + "\n")
     for precision, lost in result["mean_lost"].items():
         print(f"{precision}: {lost:+.2f} points lost on average, {result['most_lost'][precision]:+.2f} at most")
 

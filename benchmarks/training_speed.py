@@ -47,7 +47,7 @@ from service.training.sets import prepare
 from service.training.trainer import Progress, train
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / f"training_speed-{kind()}.json"
+RESULTS = HERE / "results"
 PEER = HERE / "peers" / "train_with_adapters.py"
 METRIC = "accuracy"
 PACKAGES = ["torch==2.13.0", "adapters==1.3.0", "accelerate"]
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     result = compare(options.data, options.peers, options.task, options.rows, options.epochs, options.rounds)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"training_speed-{kind()}.json").write_text(json.dumps(result, indent=2) + "\n")
     shown = ("median", "accuracy", "accuracy_deviation", "times_as_fast")
     print(json.dumps({name: result[name] for name in shown}, indent=2))
 

@@ -104,7 +104,7 @@ def _with_columns(command: Any) -> Any:
     default="auto",
     show_default=True,
     help="Precision of the frozen maths; what is trained stays float32. auto: bfloat16 where the processor has it, "
-    "int16 where it has AVX2 and no AVX-512.",
+    "int16 where it has AVX2 and no AVX-512, else float32. full takes no int16; head without --norms is in float32.",
 )
 @click.option(
     "--out",

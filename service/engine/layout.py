@@ -24,7 +24,7 @@ from service.engine.weights import Weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of token vectors
 INTEGERS = {"int8": "AVX-512 VNNI", "int16": "AVX2 and no AVX-512"}  # and what a processor needs for them
 PRECISIONS = (*DTYPES, *INTEGERS)
-WHY = {  # a processor is fastest in them
+WHY = {  # a precision is a processor's choice
     "bfloat16": "which this processor multiplies itself",
     "int16": "which this processor multiplies fastest, and sums exactly",
     "float32": "as this processor has no bfloat16",
@@ -49,7 +49,7 @@ def chosen(asked: str, weights: Weights, serving: bool, device: torch.device = C
         raise ValueError("dtype float16 is for device cuda; a processor takes float32, bfloat16, int8 or int16")
     if asked in INTEGERS:
         if not serving:
-            raise ValueError(f"dtype {asked} is for serving; what is trained is loaded in float32 or bfloat16")
+            raise ValueError(f"a base in {asked} is for serving; for training it is loaded in float32 or bfloat16")
         if device.type == "cuda":
             raise ValueError(f"dtype {asked} is for processors; device cuda takes bfloat16, float16 or float32")
         check_integers(asked, weights)

@@ -29,7 +29,7 @@ Run = Callable[[Sequence[Row]], Sequence[Floats]]  # has the engine run rows in 
 
 # Golden outputs were computed in float32; what the service's precision may add to the file's own tolerance. Three times
 # the farthest that any of 2,100 inputs of 14 trained adapters came out: 0.016 and 0.107, in float32 below 0.0001
-# (benchmarks/proof.py). float16 has more bits than bfloat16.
+# (benchmarks/proof.py). float16 and int16 are finer than bfloat16.
 ROUNDING = {"float32": 0.0, "float16": 0.05, "bfloat16": 0.05, "int8": 0.3, "int16": 0.05}
 # How far a row's raw outputs may lie from those without its neighbours, as a share of the largest. Our kernels give the
 # same bits; torch's operators round by the batch, and a mix-up is far beyond either.

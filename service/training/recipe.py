@@ -36,7 +36,7 @@ RECIPES = {
     "parallel": ADAPTER,
     "lora": ADAPTER,
     "prefix": replace(ADAPTER, learning_rate=3e-3),
-    "head": Recipe(epochs=60, learning_rate=1e-2, dropout=0.0),
+    "head": Recipe(epochs=60, learning_rate=1e-2, dropout=0.0, dtype=torch.float32),
     "norms": replace(ADAPTER, learning_rate=3e-3),  # head, with LayerNorms
     "full": Recipe(epochs=4, learning_rate=1e-4, averaging=8.0, full=True),
 }

@@ -44,7 +44,8 @@ def test_the_answer_says_who_gave_it(service: Harness) -> None:
 def test_no_thread_is_waited_for(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that takes a part of a request's way waits for the interpreter anew, and the request for the thread."""
     taken = []
-    monkeypatch.setattr("anyio.to_thread.run_sync", lambda work, *arguments, **named: taken.append(work))
+    for taking in ("anyio.to_thread.run_sync", "asyncio.to_thread"):
+        monkeypatch.setattr(taking, lambda work, *arguments, **named: taken.append(work))
     assert service.predict("colour", "the film was good").status_code == 200
     assert not taken
 

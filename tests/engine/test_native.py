@@ -113,7 +113,7 @@ def test_integers_bear_the_smallest_numbers(precision: str, size: float) -> None
     """As gradients may be."""
     weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     found = NativeLinear.of(Linear(weight, None), precision, torch.float32)(torch.full((1, 16), size))
-    torch.testing.assert_close(found[0], size * weight.sum(dim=1), rtol=0.05, atol=1e-28)
+    torch.testing.assert_close(found[0], size * weight.sum(dim=1), rtol=0, atol=0.2 * size + 1e-28)
 
 
 def test_there_are_no_integers_but_the_processors() -> None:
@@ -296,7 +296,7 @@ def test_integers_answer_closely(precision: str, tiny_base: BaseModel, tiny_fold
 
 @pytest.mark.parametrize("precision", ["int8", "int16"])
 def test_integers_are_for_serving(precision: str, tiny_folder: Path) -> None:
-    with pytest.raises(BadBase, match=f"{precision} is for serving"):
+    with pytest.raises(BadBase, match=f"a base in {precision} is for serving"):
         load_base(str(tiny_folder), precision)
 
 

@@ -16,7 +16,7 @@ struct FormatOf<bfloat16> {
   using type = BFloat16;
 };
 
-constexpr long kTile = 48;  // tokens that one thread takes at once
+constexpr long kTile = 48;  // tokens that one thread takes at once; twice as many where threads part the columns
 
 // What the integers of one token's vector stand for: scale · (integer - zero).
 struct Quantised {
@@ -94,11 +94,11 @@ void linear_integers(const Linear& w, const Finish& how, const Number* x, Number
 
 template <class Number>
 void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long tokens) {
+  const long panels = (w.n + kPanel - 1) / kPanel;
   // A few tokens stay together, and threads part the columns: then each weight comes from memory once, to one of them.
-  const long down = tokens <= 2 * kTile ? 1 : pieces(tokens, kTile);
+  const long down = tokens <= 2 * kTile && panels >= 2 * workers() ? 1 : pieces(tokens, kTile);
   const long tile = ((tokens + down - 1) / down + kRows - 1) / kRows * kRows;
   const long tiles = (tokens + tile - 1) / tile;
-  const long panels = (w.n + kPanel - 1) / kPanel;
   const long across = tiles >= workers() ? 1 : pieces(panels, (panels * tiles + workers() - 1) / workers());
   const long stripe = (panels + across - 1) / across * kPanel;
   share(tiles * across, [&](long i) {

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from service.engine.native.binding import NAMES, call, integers, pack, packed_numbers
+from service.engine.native.binding import NAMES, available, call, integers, pack, packed_numbers
 from service.engine.weights import Activation, AnyLinear
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel's number for it is its place
@@ -40,15 +40,15 @@ class NativeLinear(NamedTuple):
         Raises:
             ValueError: the processor has no such precision.
         """
+        if not available(precision):
+            raise ValueError(f"there is no {precision} on this processor")
         weight, scale, total = linear.weight, None, None
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.float().contiguous()
         if precision in NAMES.values():
             weight = weight.to(dtype)
-        elif precision == integers().precision:
+        else:
             weight, scale = _in_steps(weight)
             total, weight = weight.sum(dim=1), weight.to(integers().dtype)
-        else:
-            raise ValueError(f"there is no {precision} on this processor")
         packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)
         pack(weight.contiguous(), packed.data_ptr())
         addresses = (tensor.data_ptr() if tensor is not None else None for tensor in (packed, bias, scale, total))
