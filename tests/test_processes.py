@@ -34,9 +34,7 @@ class Process:
     def __init__(
         self, store: Path | str, base: Path, *options: str, until: str = "ready", program: Sequence[str] = PROGRAM
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", *program, "serve", "--store", str(store), "--base-model", str(base)]
         command += ["--port", str(port), "--threads", "1", *options]
@@ -74,6 +72,15 @@ class Process:
             return httpx2.get(self.url + path, timeout=PATIENCE, verify=False).is_success
         except httpx2.HTTPError:
             return False
+
+
+def _free_port() -> int:
+    """None of those that the system gives to whoever calls out: one of them may be taken before the service has it."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 Start = Callable[..., Process]
