@@ -1,6 +1,6 @@
 """Overload: a real service at twice what it can do, and with one task at ten times its share.
 
-    python benchmarks/storm.py [--minutes 10] [--texts 4] [--tasks 16] [--options "…"] [--only hot]
+    python benchmarks/storm.py [--minutes 10] [--texts 4] [--tasks 16] [--options "…"] [--only storm|hot]
 
 A process of its own asks the service on this machine over connections that are kept, in an open loop: requests come at
 random (Poisson), whether or not those before are answered. Each asks one of the tasks for a few made texts. First the
@@ -10,7 +10,7 @@ capacity is found: what 32 clients get answered that ask again as soon as they a
 - unloaded: at 40 % of it, for p50 and p99, three times as long as the other short parts;
 - storm: at 200 % of it, for as many minutes;
 - after: at 40 % again; how long until the median over a second is no more than 1.25 times the unloaded one;
-- calm and hot (`--only hot`: nothing else): the tasks at 30 % of the capacity together, without and with one more that
+- calm and hot: the tasks at 30 % of the capacity together, without and with one more that
   asks for ten times its share of the engine; p99 of the others, of all turns together and by turn.
 
 Latencies count from when a request was due. The client runs on the same cores as the service: its processor time is
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=16)
     parser.add_argument("--texts", type=int, default=4)
     parser.add_argument("--options", default="", help="of rootstock serve")
-    parser.add_argument("--only", choices=["hot"], help="what else the file has stays")
+    parser.add_argument("--only", choices=["storm", "hot"], help="what else the file has stays")
     options = parser.parse_args()
     base = load_base(serving=True)
     requests = Requests(options.tasks, options.texts)
@@ -299,7 +299,10 @@ def main() -> None:
                     "options": options.options,
                 } | storm(service, requests, options)
                 capacity = result["capacity"]
-            result["hot"] = {"capacity": round(capacity, 1)} | hot(service, requests, capacity, options)
+            if options.only == "storm":
+                result["hot"] = json.loads(RESULT.read_text())["hot"]
+            else:
+                result["hot"] = {"capacity": round(capacity, 1)} | hot(service, requests, capacity, options)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
