@@ -10,8 +10,8 @@ capacity is found: what 32 clients get answered that ask again as soon as they a
 - unloaded: at 40 % of it, for p50 and p99, three times as long as the other short parts;
 - storm: at 200 % of it, for as many minutes;
 - after: at 40 % again; how long until the median over a second is no more than 1.25 times the unloaded one;
-- calm and hot: the tasks at 30 % of the capacity together, without and with one more that
-  asks for ten times its share of the engine; p99 of the others, of all turns together and by turn.
+- calm and hot: the tasks at 30 % of the capacity together, without and with one more that asks for ten times its share
+  of the engine; p99 of the others, of all turns together and by turn.
 
 Latencies count from when a request was due. The client runs on the same cores as the service: its processor time is
 written down too. Writes `benchmarks/results/storm.json`.

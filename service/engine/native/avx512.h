@@ -12,7 +12,7 @@ using Mask = __mmask16;
 constexpr int kRows = 6;
 constexpr long kPanel = 64;  // rows of the matrix, columns of the product
 
-using Integer = uint8_t;       // a token's number in a product of integers
+using Integer = uint8_t;     // a token's number in a product of integers
 constexpr int kSteps = 255;  // the largest
 
 inline Floats all(float x) { return _mm512_set1_ps(x); }
@@ -67,7 +67,7 @@ inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
 inline float least(Floats x) { return _mm512_reduce_min_ps(x); }
 inline float most(Floats x) { return _mm512_reduce_max_ps(x); }
 
-// Of a table of sixteen, those that integers from 0 to 15 name.
+// Of a table of sixteen, those that whole numbers from 0 to 15 name.
 inline Floats pick(const float* table, Floats places) {
   return _mm512_permutexvar_ps(_mm512_cvtps_epi32(places), load(table));
 }
