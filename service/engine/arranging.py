@@ -158,7 +158,7 @@ class Arranger:
         """Packs an adapter, and keeps how for the next one that is laid out alike."""
         weights = self._base.weights
         assert weights.native is not None
-        mould = Mould(adapted, head, self._base.dims, weights.dtype, weights.native.blocks)
+        mould = Mould(adapted, head, self._base.dims, weights.native.matrices, weights.native.blocks)
         adaptation, own, _ = mould.cast()
         address = _address(payload)
         shared = self._tables.get(tuple(header.tensors.items())) is header.tensors

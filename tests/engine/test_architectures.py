@@ -19,7 +19,7 @@ from service.engine.arranging import load_resident
 from service.engine.base_model import DEFAULT_BASE, BaseModel, load_base, locate
 from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
-from service.engine.native import packed_adaptation
+from service.engine.layout import placed
 from service.engine.packing import pack
 from service.tasks.reading import TokenizedRow, tokenize
 from service.training.models import AdapterModel
@@ -204,12 +204,7 @@ def _names(folder: Path) -> list[dict[str, str]]:
 def _assert_equal(base: BaseModel, rows: list[TokenizedRow], model: Any, adaptation: Adaptation = BARE) -> None:
     with torch.inference_mode():
         batch = pack(rows)
-        native = base.weights.native
-        arranged = (
-            adaptation
-            if native is None
-            else packed_adaptation(adaptation, base.dims, base.weights.dtype, native.blocks)
-        )
+        arranged = adaptation if base.weights.native is None else placed(base.weights, adaptation)
         found = encode(base.weights, batch, [Group(slice(0, len(rows)), slice(0, len(batch.ids)), arranged)])
         expected = torch.cat(list(_one_by_one(model, rows)))
     assert expected.std() > 0.1  # not so degenerate that anything would be equal

@@ -32,23 +32,29 @@ def test_the_kernels_are_those_that_a_processor_runs(features: Mapping[str, bool
 @pytest.mark.parametrize(
     ("features", "integers", "precision", "said"),
     [
-        ({"avx512_bf16": True}, "int8", "bfloat16", "which this processor multiplies itself"),
-        ({"amx_bf16": True}, None, "bfloat16", "which this processor multiplies itself"),
-        (AVX512, "int8", "float32", "as this processor has no bfloat16; int8 is faster, and less exact"),
-        (AVX2, "int16", "int16", "which this processor multiplies fastest, and sums exactly"),
-        (AVX2, None, "float32", "as this processor has no bfloat16"),
+        ({"amx_bf16": True}, ["int16", "int8"], "bfloat16", "which this processor multiplies itself"),
+        ({"avx512_bf16": True}, [], "bfloat16", "which this processor multiplies itself"),
+        ({"avx512_bf16": True, "avx512_fp16": True}, [], "float32", "as this processor has no bfloat16 that is faster"),
+        (
+            {"avx512_bf16": True},
+            ["int16", "int8"],
+            "int16",
+            "which this processor multiplies faster than float32, and sums exactly; int8 is faster, and less exact",
+        ),
+        (AVX2, ["int16"], "int16", "which this processor multiplies faster than float32, and sums exactly"),
+        (AVX2, [], "float32", "as this processor has no bfloat16 that is faster"),
     ],
 )
 def test_auto_takes_the_fastest_precision_that_costs_rounding_alone_and_says_why(
     tiny_base: BaseModel,
     monkeypatch: pytest.MonkeyPatch,
     features: Mapping[str, bool],
-    integers: str | None,
+    integers: list[str],
     precision: str,
     said: str,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: features)
-    monkeypatch.setattr(native, "available", lambda precision: precision == integers)
+    monkeypatch.setattr(native, "available", lambda precision: precision in integers)
     assert chosen("auto", tiny_base.weights, serving=True) == precision
     assert why(precision) == said
     assert chosen("auto", tiny_base.weights, serving=False) == "float32"

@@ -14,28 +14,21 @@ from torch import Tensor
 
 from service.adapters.methods import PLACES, TARGETS, Adaptation, Dims
 from service.adapters.methods.adaptation import Bottleneck, LowRank, Norm, Prefix
-from service.engine.native.binding import LANES, call, packed_numbers
+from service.engine.native.laying import BYTES, TENSOR, TYPES, Table, lay, packed_numbers, whole
 from service.engine.native.linear import ACTIVATIONS
 from service.engine.native.memory import Blocks
 
 LINE = 64  # bytes: what each part begins at a multiple of
 ALL_TARGETS = tuple(target for targets in TARGETS.values() for target in targets)
-# The structs of kernels.cpp, a pointer as the number that it is.
+# The structs of adapters.h and attention.h, a pointer as the number that it is.
+MATRICES = [(name + part, np.uint64) for name in ("down", "up") for part in ("", "_scale", "_total", "_bias")]
 SITE = np.dtype(
-    [(name, np.uint64) for name in ("down", "up", "down_bias", "up_bias", "gain", "shift")]
+    MATRICES
+    + [(name, np.uint64) for name in ("gain", "shift")]
     + [(name, np.int32) for name in ("width", "activation", "beside", "unused")]
 )
-LOW_RANK = np.dtype(
-    [("down", np.uint64), ("up", np.uint64), ("rank", np.int32), ("out", np.int32), ("first", np.int64)]
-)
-TENSOR = np.dtype(
-    [(name, np.uint64) for name in ("from", "to")]
-    + [("n", np.int64), ("k", np.int64), ("stored", np.int32), ("wanted", np.int32), ("packed", np.int64)]
-)
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-BYTES = np.array([dtype.itemsize for dtype in TYPES])
+LOW_RANK = np.dtype([*MATRICES, ("rank", np.int32), ("out", np.int32), ("first", np.int64)])
 PREFIX = np.dtype([("keys", np.uint64), ("values", np.uint64), ("length", np.int64)])
-Table = NDArray[Any]
 Memory = NDArray[np.uint8]
 
 
@@ -70,7 +63,7 @@ def packed_adaptation(adaptation: Adaptation, dims: Dims, dtype: torch.dtype, bl
     """Packs an adapter of any dtypes; nothing of what comes out refers to its tensors.
 
     Args:
-        dtype: of the base's token vectors, which the matrices take.
+        dtype: what the matrices become: that of token vectors, or int16.
     """
     return Mould(adaptation, {}, dims, dtype, blocks).cast()[0]
 
@@ -141,7 +134,8 @@ class Mould:
         packed = len(tensors) - len(head)
         tensors["to"][:packed] += np.uint64(address)
         tensors["to"][packed:] = [tensor.data_ptr() for tensor in head.values()]
-        finite = bool(call("lay", tensors.ctypes.data, len(tensors)))
+        tensors["scale"][tensors["scale"] != 0] += np.uint64(address)
+        finite = lay(tensors)
         sites, low_ranks, prefixes = (None if table is None else _beginning(*table, address) for table in self._tables)
         adaptation = NativeAdaptation(self._first_layer, self._prefix_length, sites, low_ranks, prefixes, memory)
         finalize(adaptation, self._blocks.give_back, block).atexit = False
@@ -183,33 +177,41 @@ class _Parts:
         return max(1, self._end)
 
     def tensors(self) -> Table:
-        """What goes where: of TENSOR, `to` counted from the block's begin."""
+        """What goes where: of TENSOR, places counted from the block's begin."""
         return np.array(self._rows, TENSOR)
 
     def add_matrix(self, record: Any, name: str, matrix: Tensor) -> None:
-        size = packed_numbers(*matrix.shape) * self._dtype.itemsize
-        self._add(record, name, matrix, size, self._dtype, packed=True)
+        to = self._take(packed_numbers(*matrix.shape) * self._dtype.itemsize)
+        record[name], scale = LINE + to, 0
+        if self._dtype == torch.int16:
+            scale = self._take(4 * whole(len(matrix)))
+            record[name + "_scale"] = LINE + scale
+        self._add(matrix, to, self._dtype, scale, packed=True)
 
     def add_apart(self, tensor: Tensor) -> None:
         """As float32, to another place than the block."""
-        own = tensor.contiguous()
-        self.held.append(own)
-        self._rows.append((own.data_ptr(), 0, 1, own.numel(), TYPES[own.dtype], TYPES[torch.float32], False))
+        self._add(tensor.reshape(1, -1), 0, torch.float32)
 
     def add_numbers(self, record: Any, name: str, numbers: Tensor) -> None:
         """As float32."""
-        self._add(record, name, numbers.reshape(1, -1), 4 * numbers.numel(), torch.float32, packed=False)
+        to = self._take(4 * numbers.numel())
+        self._add(numbers.reshape(1, -1), to, torch.float32)
+        record[name] = LINE + to
 
-    def _add(self, record: Any, name: str, tensor: Tensor, size: int, wanted: torch.dtype, packed: bool) -> None:
+    def _take(self, size: int) -> int:
+        """Where the next `size` bytes are."""
+        begin = self._end
+        self._end += -(-size // LINE) * LINE
+        return begin
+
+    def _add(self, tensor: Tensor, to: int, wanted: torch.dtype, scale: int = 0, packed: bool = False) -> None:
         own = tensor.contiguous()
         self.held.append(own)
-        self._rows.append((own.data_ptr(), self._end, *own.shape, TYPES[own.dtype], TYPES[wanted], packed))
-        record[name] = LINE + self._end
-        self._end += -(-size // LINE) * LINE
+        self._rows.append((own.data_ptr(), to, scale, 0, *own.shape, TYPES[own.dtype], TYPES[wanted], packed))
 
 
 def _put_bottleneck(parts: _Parts, record: Any, block: Bottleneck) -> None:
-    width = _whole(len(block.down))
+    width = whole(len(block.down))
     parts.add_matrix(record, "down", block.down)
     parts.add_matrix(record, "up", _wider(block.up, width))
     parts.add_numbers(record, "down_bias", _wider(block.down_bias, width))
@@ -225,7 +227,7 @@ def _put_norm(parts: _Parts, record: Any, norm: Norm) -> None:
 
 
 def _put_low_rank(parts: _Parts, record: Any, part: LowRank) -> None:
-    rank = _whole(len(part.down))
+    rank = whole(len(part.down))
     parts.add_matrix(record, "down", part.down)
     parts.add_matrix(record, "up", _wider(part.up, rank))
     record["rank"], record["out"] = rank, len(part.up)
@@ -235,10 +237,6 @@ def _put_prefix(parts: _Parts, record: Any, prefix: Prefix) -> None:
     parts.add_numbers(record, "keys", prefix.keys)
     parts.add_numbers(record, "values", prefix.values)
     record["length"] = prefix.keys.shape[1]
-
-
-def _whole(n: int) -> int:
-    return -(-n // LANES) * LANES
 
 
 def _wider(tensor: Tensor, width: int) -> Tensor:

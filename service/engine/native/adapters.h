@@ -5,22 +5,36 @@
 
 // An adapter at the end of one sub-layer. What its pointers point to lies in one piece, from `down` on.
 struct Site {
-  const char *down, *up;             // packed [width, hidden] and [hidden, width]; null: no bottleneck
-  const float *down_bias, *up_bias;  // [width], [hidden]
-  const float *gain, *shift;         // [hidden]; null: the base's own LayerNorm
-  int32_t width;                     // a multiple of 16
+  Matrix down, up;            // [width, hidden] and [hidden, width]; null: no bottleneck
+  const float *gain, *shift;  // [hidden]; null: the base's own LayerNorm
+  int32_t width;              // a multiple of 16
   Activation activation;
-  int32_t beside;                    // whether it reads what the sub-layer read, not what it made
+  int32_t beside;             // whether it reads what the sub-layer read, not what it made
   int32_t unused;
 };
 
 // A low-rank change to what one linear layer makes, or to the queries, keys or values of it.
 struct LowRank {
-  const char *down, *up;  // packed [rank, in] and [out, rank]; null: none
-  int32_t rank;           // a multiple of 16
-  int32_t out;            // columns changed
-  int64_t first;          // the first of them
+  Matrix down, up;  // [rank, in] and [out, rank]; null: none
+  int32_t rank;     // a multiple of 16
+  int32_t out;      // columns changed
+  int64_t first;    // the first of them
 };
+
+// As `product`, with the bias, of x [m, k] and all of a matrix [n, k], in whichever type that is.
+template <class Number, class Columns>
+void product_with(const Matrix& w, long m, const Number* x, long k, long n, Columns columns) {
+  if (w.scale)
+    product_of_integers<Int16>(m, x, w, k, n, 0, n, columns);
+  else
+    product_of_floats(m, x, w, k, n, 0, n, columns);
+}
+
+// Where a matrix with so many numbers ends.
+template <class Number>
+const char* end(const Matrix& w, long numbers) {
+  return w.packed + numbers * (w.scale ? sizeof(Int16::Weight) : sizeof(Number));
+}
 
 // Some tokens of one segment: as many as share what the first of them brought into the cache.
 struct Piece {
@@ -48,7 +62,7 @@ class Pieces {
 // Weights that are wanted soon. Every task has its own, so they come from memory, where the base's are in the cache.
 class Ahead {
  public:
-  Ahead(const char* from, long bytes) : next_(from), end_(from + bytes) {}
+  Ahead(const char* from, const char* to) : next_(from), end_(to) {}
   void pull() {
     for (int i = 0; i < 2 && next_ < end_; i++, next_ += 64) _mm_prefetch(next_, _MM_HINT_T1);
   }
@@ -60,25 +74,20 @@ class Ahead {
 // y [m, hidden] += up(activation(down(x))).
 template <class Number>
 void bottleneck(const Site& site, const Number* x, long m, long hidden, Number* inner, float* y, Ahead& ahead) {
-  using Format = typename FormatOf<Number>::type;
   const long width = site.width;
-  product<Format>(m, x, hidden, site.down, hidden, width, 0, width,
-                  [&](long column) {
-                    const Floats bias = load(site.down_bias + column);
-                    return [=, &site, &ahead](long row, Floats sum) {
-                      store(inner + row * width + column, activated(sum + bias, site.activation));
-                      ahead.pull();
-                    };
-                  });
-  product<Format>(m, inner, width, site.up, width, hidden, 0, hidden,
-                  [&](long column) {
-                    const Floats bias = load(site.up_bias + column);
-                    return [=, &ahead](long row, Floats sum) {
-                      float* to = y + row * hidden + column;
-                      store(to, load(to) + (sum + bias));
-                      ahead.pull();
-                    };
-                  });
+  product_with(site.down, m, x, hidden, width, [&](long column) {
+    return [=, &site, &ahead](long row, Floats sum) {
+      store(inner + row * width + column, activated(sum, site.activation));
+      ahead.pull();
+    };
+  });
+  product_with(site.up, m, inner, width, hidden, [&](long column) {
+    return [=, &ahead](long row, Floats sum) {
+      float* to = y + row * hidden + column;
+      store(to, load(to) + sum);
+      ahead.pull();
+    };
+  });
 }
 
 // Ends a sub-layer: adapter, residual, LayerNorm. `adapters` has a table of sites for each segment, or null.
@@ -98,8 +107,9 @@ void close(const Norm& own, float eps, long hidden, const Pieces& pieces, const 
     auto* inner = reinterpret_cast<Number*>(y + m * hidden);
     for (long j = 0; j < m * hidden; j += 16)
       store(y + j, load(stream + at + j) + load(projected + at + j));
-    Ahead ahead(next.down, next.down == site.down ? 0 : 2 * next.width * hidden * sizeof(Number));
-    if (site.down) bottleneck(site, (site.beside ? entered : projected) + at, m, hidden, inner, y, ahead);
+    const char* wanted = next.down.packed;
+    Ahead ahead(wanted, wanted == site.down.packed ? wanted : end<Number>(next.up, next.width * hidden));
+    if (site.down.packed) bottleneck(site, (site.beside ? entered : projected) + at, m, hidden, inner, y, ahead);
     const Norm norm = site.gain ? Norm{site.gain, site.shift} : own;
     for (long r = 0; r < m; r++) normalise(y + r * hidden, hidden, norm, eps, out + at + r * hidden);
     if (sum)
@@ -111,7 +121,6 @@ void close(const Norm& own, float eps, long hidden, const Pieces& pieces, const 
 template <class Number>
 void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, const Number* x, long k, Number* y,
               long n) {
-  using Format = typename FormatOf<Number>::type;
   static const LowRank nothing{};
   const auto part_of = [&](long i) -> const LowRank& {
     const LowRank* parts = i < pieces.count ? adapters[pieces.list[i].segment] : nullptr;
@@ -120,25 +129,24 @@ void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, 
   share(pieces.count, [&](long i) {
     const Piece& piece = pieces.list[i];
     const LowRank &part = part_of(i), &next = part_of(i + workers());
-    if (!part.down) return;
-    Ahead ahead(next.down, next.down == part.down ? 0 : (k + next.out) * next.rank * sizeof(Number));
+    if (!part.down.packed) return;
+    const char* wanted = next.down.packed;
+    Ahead ahead(wanted, wanted == part.down.packed ? wanted : end<Number>(next.up, next.rank * next.out));
     const long m = piece.to - piece.from, rank = part.rank;
     auto* inner = static_cast<Number*>(scratch.room(m * rank * sizeof(Number)));
-    product<Format>(m, x + piece.from * k, k, part.down, k, rank, 0, rank,
-                    [&](long column) {
-                      return [=, &ahead](long row, Floats sum) {
-                        store(inner + row * rank + column, sum);
-                        ahead.pull();
-                      };
-                    });
-    product<Format>(m, inner, rank, part.up, rank, part.out, 0, part.out,
-                    [&](long column) {
-                      Number* changed = y + piece.from * n + part.first + column;
-                      return [=, &ahead](long row, Floats sum) {
-                        Number* to = changed + row * n;
-                        store(to, load(to) + sum);
-                        ahead.pull();
-                      };
-                    });
+    product_with(part.down, m, x + piece.from * k, k, rank, [&](long column) {
+      return [=, &ahead](long row, Floats sum) {
+        store(inner + row * rank + column, sum);
+        ahead.pull();
+      };
+    });
+    product_with(part.up, m, inner, rank, part.out, [&](long column) {
+      Number* changed = y + piece.from * n + part.first + column;
+      return [=, &ahead](long row, Floats sum) {
+        Number* to = changed + row * n;
+        store(to, load(to) + sum);
+        ahead.pull();
+      };
+    });
   });
 }

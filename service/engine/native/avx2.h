@@ -22,9 +22,6 @@ struct Mask {
 constexpr int kRows = 6;
 constexpr long kPanel = 16;
 
-using Integer = int16_t;  // a token's number in a product of integers: bytes' would be cut off where two are added
-constexpr int kSteps = 4095;
-
 inline Floats all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Words all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline Floats as_floats(Words bits) { return {_mm256_castsi256_ps(bits.low), _mm256_castsi256_ps(bits.high)}; }
@@ -108,9 +105,10 @@ inline void store_past_cache(float* to, Floats x) {
   _mm256_stream_ps(to + 8, x.high);
 }
 
-inline void store_rounded(Integer* to, Floats x) {
-  const __m256i whole = narrowed(rounded_words(x));  // no less than 0
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_min_epu16(whole, _mm256_set1_epi16(kSteps)));
+inline void store_rounded(int16_t* to, Floats x) {
+  const Words whole = rounded_words(x);
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole.low, whole.high), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
 }
 
 inline Floats fmadd(Floats a, Floats b, Floats c) {
@@ -179,8 +177,8 @@ inline Floats pick(const float* table, Floats places) {
   return {found(at.low), found(at.high)};
 }
 
-// Two bfloat16 a word: no instruction multiplies them, so they are float32 first.
-inline Floats add_products(Floats sum, Words a, Words b) {
+// No instruction multiplies bfloat16, so they are float32 first; bytes' products would be cut off where two are added.
+inline Floats add_bfloat16(Floats sum, Words a, Words b) {
   const auto add = [](__m256 to, __m256i left, __m256i right) {
     const auto even = [](__m256i both) { return _mm256_castsi256_ps(_mm256_slli_epi32(both, 16)); };
     const auto odd = [](__m256i both) {
@@ -191,8 +189,7 @@ inline Floats add_products(Floats sum, Words a, Words b) {
   return {add(sum.low, a.low, b.low), add(sum.high, a.high, b.high)};
 }
 
-// Two int16 a word.
-inline Words add_products(Words sum, Words a, Words b) {
+inline Words add_int16(Words sum, Words a, Words b) {
   return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
           _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
 }

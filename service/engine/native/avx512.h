@@ -12,9 +12,6 @@ using Mask = __mmask16;
 constexpr int kRows = 6;
 constexpr long kPanel = 64;  // rows of the matrix, columns of the product
 
-using Integer = uint8_t;     // a token's number in a product of integers
-constexpr int kSteps = 255;  // the largest
-
 inline Floats all(float x) { return _mm512_set1_ps(x); }
 inline Words all(int32_t x) { return _mm512_set1_epi32(x); }
 inline Floats as_floats(Words bits) { return _mm512_castsi512_ps(bits); }
@@ -44,10 +41,16 @@ inline void store(float* to, Floats x, Mask some) { _mm512_mask_storeu_ps(to, so
 inline void store(bfloat16* to, Floats x, Mask some) { _mm256_mask_storeu_epi16(to, some, to_bfloat16(x)); }
 inline void store_past_cache(float* to, Floats x) { _mm512_stream_ps(to, x); }
 
-// Each number rounded, between 0 and kSteps.
-inline void store_rounded(Integer* to, Floats x) {
+// Each number rounded; those that do not fit become the nearest that does.
+inline void store_rounded(uint8_t* to, Floats x) {
   const __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32(x), _mm512_setzero_si512());
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(whole));
+}
+inline void store_rounded(int8_t* to, Floats x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+inline void store_rounded(int16_t* to, Floats x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
 }
 
 // a·b + c, a·b - c and c - a·b.
@@ -72,9 +75,10 @@ inline Floats pick(const float* table, Floats places) {
   return _mm512_permutexvar_ps(_mm512_cvtps_epi32(places), load(table));
 }
 
-// sum + a·b, where each word holds two bfloat16, or four bytes: a's without a sign, b's with one.
-inline Floats add_products(Floats sum, Words a, Words b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
-inline Words add_products(Words sum, Words a, Words b) { return _mm512_dpbusd_epi32(sum, a, b); }
+// sum + a·b, where each word holds two bfloat16; two int16; or four bytes: a's without a sign, b's with one.
+inline Floats add_bfloat16(Floats sum, Words a, Words b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+inline Words add_int16(Words sum, Words a, Words b) { return _mm512_dpwssd_epi32(sum, a, b); }
+inline Words add_int8(Words sum, Words a, Words b) { return _mm512_dpbusd_epi32(sum, a, b); }
 
 // Bits of bfloat16 numbers are ordered as signed integers if one is above zero, and as unsigned ones, reversed, if one
 // is below.

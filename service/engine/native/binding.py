@@ -13,15 +13,6 @@ from sysconfig import get_config_var
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-
-
-class Integers(NamedTuple):
-    """What a processor multiplies that sums integers exactly."""
-
-    precision: str
-    dtype: torch.dtype  # of weights
-    steps: int  # from a token vector's least number to its largest: kSteps
 
 
 class Build(NamedTuple):
@@ -30,21 +21,21 @@ class Build(NamedTuple):
     instructions: str
     needs: tuple[str, ...]  # what the compiler may use anywhere
     also: Mapping[str, tuple[str, ...]]  # its precisions, and what it uses in each of them alone
-    integers: Integers
 
 
 # The first that a processor has all of.
 BUILDS = (
     Build(
         "avx512", ("avx512_f", "avx512_bw", "avx512_cd", "avx512_dq", "avx512_vl"),
-        {"float32": (), "bfloat16": ("avx512_bf16",), "int8": ("avx512_vnni",)}, Integers("int8", torch.int8, 255),
+        {"float32": (), "bfloat16": ("avx512_bf16",), "int16": ("avx512_vnni",), "int8": ("avx512_vnni",)},
     ),
     Build(
         "avx2", ("avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"),
-        {"float32": (), "bfloat16": (), "int16": ()}, Integers("int16", torch.int16, 4095),
+        {"float32": (), "bfloat16": (), "int16": ()},
     ),
 )  # fmt: skip
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # of token vectors
+INTEGERS = {"int8": torch.int8, "int16": torch.int16}  # precisions of linear layers alone, and their weights' dtypes
 LANES = 16  # numbers in a vector: what sizes are multiples of
 
 _POINTER, _NUMBER = c_void_p, c_int64
@@ -56,7 +47,6 @@ _BY_DTYPE = {
 }
 _SIGNATURES: Mapping[str, list[Any]] = {
     "use": [_NUMBER],
-    "pack": [_POINTER, *3 * [_NUMBER], _POINTER],
     "lay": [_POINTER, _NUMBER],
     **{f"{function}_{name}": types for function, types in _BY_DTYPE.items() for name in NAMES.values()},
 }
@@ -72,13 +62,6 @@ def available(precision: str) -> bool:
 def build_for(features: Mapping[str, Any]) -> Build | None:
     """What runs on a processor with these features, if anything does, and was made."""
     return next((build for build in BUILDS if _has(features, build.needs) and _file(build).exists()), None)
-
-
-def integers() -> Integers:
-    """Those of this processor."""
-    build = _build()
-    assert build is not None
-    return build.integers
 
 
 def call(function: str, *arguments: Any) -> Any:
@@ -106,22 +89,6 @@ def taken_threads() -> Iterator[None]:
     finally:
         _own_threads = None
         torch.set_num_threads(before)
-
-
-def packed_numbers(n: int, k: int) -> int:
-    """How many numbers a packed matrix [n, k] takes."""
-    return -(-n // LANES) * LANES * k
-
-
-def pack(weight: Tensor, address: int) -> None:
-    """Packs [n, k] to `packed_numbers(n, k)` numbers of the same dtype.
-
-    Args:
-        weight: k is a multiple of 4.
-        address: where to, a multiple of 64.
-    """
-    n, k = weight.shape
-    call("pack", weight.data_ptr(), n, k, weight.itemsize, address)
 
 
 @cache

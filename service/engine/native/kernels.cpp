@@ -176,8 +176,6 @@ extern "C" {
 
 void rootstock_use(int64_t n) { threads = n; }
 
-void rootstock_pack(const char* w, int64_t n, int64_t k, int64_t bytes, char* out) { pack(w, n, k, bytes, out); }
-
 int32_t rootstock_lay(const Tensor* tensors, int64_t count) { return lay(tensors, count); }
 
 #define ROOTSTOCK_EXPORT(name, Number)                                                                                 \

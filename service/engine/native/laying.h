@@ -1,5 +1,7 @@
 // Matrices as a product reads them (product.h), from numbers one row after another, of any type that a file may hold.
 #pragma once
+#include <algorithm>
+#include <cfloat>
 #include <vector>
 
 #include "product.h"
@@ -28,15 +30,18 @@ inline void pack(const char* w, long n, long k, long bytes, char* out) {
   _mm_sfence();  // another thread may read them next
 }
 
-enum Type : int32_t { as_float32, as_bfloat16, as_float16 };
+enum Type : int32_t { as_float32, as_bfloat16, as_float16, as_int16, as_int8 };
 
-// One tensor of an adapter, and where it shall lie.
+// A tensor, and where it shall lie.
 struct Tensor {
   const char* from;  // [n, k] of `stored`
-  char* to;          // of `wanted`, which is float32 or bfloat16
+  char* to;          // of `wanted`
+  float* scale;      // of integers, [n] and zeros up to a multiple of 16: what one step of a row's numbers is worth,
+  float* total;      // and, of int8, the sum of its integers
   int64_t n, k;
-  Type stored, wanted;
-  int64_t packed;  // whether as a product reads it
+  Type stored;  // no integers
+  Type wanted;  // not float16
+  int64_t packed;  // whether as a product reads it; integers are
 };
 
 // Whether all of them are finite.
@@ -52,26 +57,67 @@ inline bool convert(const From* from, To* to, long numbers) {
 }
 
 template <class To>
-inline bool convert(const Tensor& tensor, char* to) {
-  To* numbers = reinterpret_cast<To*>(to);
-  const long count = tensor.n * tensor.k;
+inline bool convert(const Tensor& tensor, long from, long numbers, To* to) {
   switch (tensor.stored) {
-    case as_float32: return convert(reinterpret_cast<const float*>(tensor.from), numbers, count);
-    case as_bfloat16: return convert(reinterpret_cast<const bfloat16*>(tensor.from), numbers, count);
-    case as_float16: return convert(reinterpret_cast<const float16*>(tensor.from), numbers, count);
+    case as_float32: return convert(reinterpret_cast<const float*>(tensor.from) + from, to, numbers);
+    case as_bfloat16: return convert(reinterpret_cast<const bfloat16*>(tensor.from) + from, to, numbers);
+    case as_float16: return convert(reinterpret_cast<const float16*>(tensor.from) + from, to, numbers);
+    default: return false;
   }
-  return false;
 }
+
+// Each row in the finest steps that its largest number allows, and that let 32 bits hold its products' sums, whatever
+// the token. Whether all numbers are finite.
+template <class Format>
+bool quantise_rows(const Tensor& tensor, typename Format::Weight* to) {
+  using Weight = typename Format::Weight;
+  constexpr float largest = (1 << (8 * sizeof(Weight) - 1)) - 1;
+  const long k = tensor.k, wide = padded(k);
+  const auto largest_sum = static_cast<float>(INT32_MAX / Format::kSteps - k);  // each may become larger by rounding
+  std::vector<float> row(wide);  // zeros behind
+  std::vector<Weight> whole(wide);
+  bool finite = true;
+  std::fill_n(tensor.scale, padded(tensor.n), 0.f);
+  if (tensor.total) std::fill_n(tensor.total, padded(tensor.n), 0.f);
+  for (long r = 0; r < tensor.n; r++) {
+    finite &= convert(tensor, r * k, k, row.data());
+    Floats high{}, sizes{};
+    for (long i = 0; i < wide; i += 16) {
+      const Floats size = absolute(load(row.data() + i));
+      high = max(high, size);
+      sizes = sizes + size;
+    }
+    const float scale = std::max({most(high) / largest, sum(sizes) / largest_sum, FLT_MIN});
+    const Floats by = all(1.f / scale);
+    Floats total{};
+    for (long i = 0; i < wide; i += 16) {
+      const Floats steps = rounded(load(row.data() + i) * by);
+      total = total + steps;
+      store_rounded(whole.data() + i, steps);
+    }
+    std::copy_n(whole.data(), k, to + r * k);
+    tensor.scale[r] = scale;
+    if (tensor.total) tensor.total[r] = sum(total);
+  }
+  return finite;
+}
+
+inline long bytes_of(Type type) { return type == as_float32 ? 4 : type == as_int8 ? 1 : 2; }
 
 // Whether all numbers are finite.
 inline bool lay(const Tensor* tensors, long count) {
   bool finite = true;
   std::vector<char> room;  // for what is converted before it is packed
   for (const Tensor* tensor = tensors; tensor < tensors + count; tensor++) {
-    const long bytes = tensor->wanted == as_float32 ? 4 : 2;
-    if (tensor->packed) room.resize(tensor->n * tensor->k * bytes);
+    const long numbers = tensor->n * tensor->k, bytes = bytes_of(tensor->wanted);
+    if (tensor->packed) room.resize(numbers * bytes);
     char* to = tensor->packed ? room.data() : tensor->to;
-    finite &= tensor->wanted == as_float32 ? convert<float>(*tensor, to) : convert<bfloat16>(*tensor, to);
+    switch (tensor->wanted) {
+      case as_float32: finite &= convert(*tensor, 0, numbers, reinterpret_cast<float*>(to)); break;
+      case as_int16: finite &= quantise_rows<Int16>(*tensor, reinterpret_cast<Int16::Weight*>(to)); break;
+      case as_int8: finite &= quantise_rows<Int8>(*tensor, reinterpret_cast<Int8::Weight*>(to)); break;
+      default: finite &= convert(*tensor, 0, numbers, reinterpret_cast<bfloat16*>(to));
+    }
     if (tensor->packed) pack(to, tensor->n, tensor->k, bytes, tensor->to);
   }
   return finite;

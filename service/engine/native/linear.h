@@ -1,5 +1,6 @@
 // Linear layers of the base: y = activation(x·wᵀ + bias), in float32, bfloat16 or integers.
 #pragma once
+#include <algorithm>
 #include <cmath>
 
 #include "product.h"
@@ -34,21 +35,64 @@ inline Range range(const float* x, long n) {
 
 constexpr float kNothing = 1e-30f;  // a vector whose numbers lie no farther apart is taken for zeros
 
-// A vector in kSteps steps from its least number to its largest. Zero is among them, and exact.
-template <class Number>
-Quantised quantise(const Number* x, long n, Integer* out) {
+// A vector in steps, of which zero is one: from its least number to its largest, or on both sides up to the one farthest
+// from zero.
+template <class Format, class Number>
+Quantised quantise(const Number* x, long n, typename Format::Number* out) {
+  constexpr float steps = Format::kSteps;
   const auto [least, most] = range(x, n);
-  const float width = most - least, by = width > kNothing ? kSteps / width : 0.f, zero = std::nearbyint(-least * by);
+  const float width = Format::kSigned ? std::max(-least, most) : most - least;
+  const float by = width > kNothing ? steps / width : 0.f, zero = Format::kSigned ? 0.f : std::nearbyint(-least * by);
   for (long i = 0; i < n; i += 16) store_rounded(out + i, fmadd(load(x + i), all(by), all(zero)));
-  return {width / kSteps, zero};
+  return {width / steps, zero};
+}
+
+// A matrix [n, k] and what is added to its products; in integers, or in the type of token vectors.
+struct Matrix {
+  const char* packed;
+  const float* scale;  // integers alone, [n]: what one step of a weight is worth
+  const float* total;  // where tokens' integers are unsigned, [n]: the sum of the row's weights
+  const float* bias;   // [n]; null: none
+};
+
+inline Floats bias_of(const Matrix& w, long column) { return w.bias ? load(w.bias + column) : Floats{}; }
+
+inline thread_local Scratch as_integers;
+
+// As `product`, with the bias, of x [m, k], which is cast to integers first.
+template <class Format, class Number, class Columns>
+void product_of_integers(long m, const Number* x, const Matrix& w, long k, long n, long from, long to,
+                         Columns columns) {
+  using Integer = typename Format::Number;
+  auto* tokens = static_cast<Quantised*>(as_integers.room(m * (k * sizeof(Integer) + sizeof(Quantised))));
+  auto* integers = reinterpret_cast<Integer*>(tokens + m);
+  for (long r = 0; r < m; r++) tokens[r] = quantise<Format>(x + r * k, k, integers + r * k);
+  product<Format>(m, integers, k, w.packed, k, n, from, to, [&](long column) {
+    const Floats scale = load(w.scale + column), bias = bias_of(w, column);
+    const Floats total = Format::kSigned ? Floats{} : load(w.total + column);
+    const auto take = columns(column);
+    return [=](long row, Words sum) {
+      Floats exact = converted(sum);
+      if constexpr (!Format::kSigned) exact = fnmadd(all(tokens[row].zero), total, exact);
+      take(row, fmadd(exact, scale * all(tokens[row].scale), bias));
+    };
+  });
+}
+
+// The same of numbers as they are.
+template <class Number, class Columns>
+void product_of_floats(long m, const Number* x, const Matrix& w, long k, long n, long from, long to, Columns columns) {
+  product<typename FormatOf<Number>::type>(m, x, k, w.packed, k, n, from, to, [&](long column) {
+    const Floats bias = bias_of(w, column);
+    const auto take = columns(column);
+    return [=](long row, Floats sum) { take(row, sum + bias); };
+  });
 }
 
 struct Linear {
-  const char* packed;
-  const float* bias;   // [n]
-  const float* scale;  // integers alone, [n]: what one step of a weight is worth
-  const float* total;  // integers alone, [n]: the sum of the row's weights
+  Matrix weights;
   int64_t n, k;
+  int64_t bytes;  // of a weight
 };
 
 // How sums become y: plus what was laid down there before, if so, and through an activation.
@@ -57,39 +101,23 @@ struct Finish {
   bool onto;
 };
 
-template <class Number>
-void finish(const Finish& how, Floats sum, Number* y) {
-  store(y, activated(how.onto ? sum + load(y) : sum, how.activation));
-}
-
 // Tokens [from, to) of x [·, k], columns [left, right) of y [·, n].
 template <class Number>
-void linear_float(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
-                  long right) {
-  using Format = typename FormatOf<Number>::type;
-  product<Format>(to - from, x + from * w.k, w.k, w.packed, w.k, w.n, left, right,
-                  [&](long column) {
-                    const Floats bias = load(w.bias + column);
-                    Number* to = y + from * w.n + column;
-                    return [=, &w, &how](long row, Floats sum) { finish(how, sum + bias, to + row * w.n); };
-                  });
-}
-
-template <class Number>
-void linear_integers(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left,
-                     long right) {
-  const long m = to - from;
-  auto* tokens = static_cast<Quantised*>(scratch.room(m * (w.k * sizeof(Integer) + sizeof(Quantised))));
-  auto* integers = reinterpret_cast<Integer*>(tokens + m);
-  for (long r = 0; r < m; r++) tokens[r] = quantise(x + (from + r) * w.k, w.k, integers + r * w.k);
-  product<Integers>(m, integers, w.k, w.packed, w.k, w.n, left, right, [&](long column) {
-    const Floats scale = load(w.scale + column), total = load(w.total + column), bias = load(w.bias + column);
-    Number* to = y + from * w.n + column;
-    return [=, &w, &how](long row, Words sum) {
-      const Floats exact = fnmadd(all(tokens[row].zero), total, converted(sum));
-      finish(how, fmadd(exact, scale * all(tokens[row].scale), bias), to + row * w.n);
+void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long from, long to, long left, long right) {
+  const auto columns = [&](long column) {
+    Number* made = y + from * w.n + column;
+    return [=, &w, &how](long row, Floats sum) {
+      Number* to = made + row * w.n;
+      store(to, activated(how.onto ? sum + load(to) : sum, how.activation));
     };
-  });
+  };
+  const Number* read = x + from * w.k;
+  if (!w.weights.scale)
+    product_of_floats(to - from, read, w.weights, w.k, w.n, left, right, columns);
+  else if (w.bytes == 1)
+    product_of_integers<Int8>(to - from, read, w.weights, w.k, w.n, left, right, columns);
+  else
+    product_of_integers<Int16>(to - from, read, w.weights, w.k, w.n, left, right, columns);
 }
 
 template <class Number>
@@ -104,10 +132,6 @@ void linear(const Linear& w, const Finish& how, const Number* x, Number* y, long
   share(tiles * across, [&](long i) {
     const long from = i / across * tile, to = from + tile < tokens ? from + tile : tokens;
     const long left = i % across * stripe, right = left + stripe < w.n ? left + stripe : w.n;
-    if (left >= right) return;
-    if (w.scale)
-      linear_integers(w, how, x, y, from, to, left, right);
-    else
-      linear_float(w, how, x, y, from, to, left, right);
+    if (left < right) linear(w, how, x, y, from, to, left, right);
   });
 }

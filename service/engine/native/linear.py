@@ -1,17 +1,19 @@
 """Linear layers of the frozen base, packed for the kernels, in float32, bfloat16 or integers.
 
-Integers: a token's vector, as it comes, lies in steps from its least number to its largest; a row of weights in the
-finest steps that its largest allows, and sums of products that 32 bits hold. Biases, and all that is not a linear layer
-of the base, stay as they are.
+Integers: a token's vector, as it comes, lies in 255 steps from its least number to its largest (int8), or in 4,095 on
+either side of zero up to its largest (int16); a row of weights in the finest steps that its largest allows, and sums of
+products that 32 bits hold. Adapters beside either are in int16. Biases, and all else of the base, stay as they are.
 """
 
 from ctypes import Structure, addressof, c_int64, c_void_p
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from service.engine.native.binding import NAMES, available, call, integers, pack, packed_numbers
+from service.engine.native.binding import INTEGERS, NAMES, available, call
+from service.engine.native.laying import TENSOR, TYPES, lay, packed_numbers, whole
 from service.engine.weights import Activation, AnyLinear
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel's number for it is its place
@@ -19,16 +21,16 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "swish", "tanh")  # a kernel
 
 class SeenLinear(Structure):
     _fields_ = (
-        ("packed", c_void_p), ("bias", c_void_p), ("scale", c_void_p), ("total", c_void_p),
-        ("n", c_int64), ("k", c_int64),
+        ("packed", c_void_p), ("scale", c_void_p), ("total", c_void_p), ("bias", c_void_p),
+        ("n", c_int64), ("k", c_int64), ("bytes", c_int64),
     )  # fmt: skip
 
 
 class NativeLinear(NamedTuple):
     packed: Tensor
     bias: Tensor  # [out], float32
-    scale: Tensor | None  # [out]: integers alone, what one step of a weight is worth
-    total: Tensor | None  # [out]: integers alone, the sum of the row's weights
+    scale: Tensor | None  # of integers, [out]: what one step of a weight is worth
+    total: Tensor | None  # of int8, [out]: the sum of the row's weights
     shape: tuple[int, int]  # (out, in)
     dtype: torch.dtype  # of token vectors
     seen: SeenLinear  # the same as a kernel sees it
@@ -42,18 +44,17 @@ class NativeLinear(NamedTuple):
         """
         if not available(precision):
             raise ValueError(f"there is no {precision} on this processor")
-        weight, scale, total = linear.weight, None, None
-        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.float().contiguous()
-        if precision in NAMES.values():
-            weight = weight.to(dtype)
-        else:
-            weight, scale = _in_steps(weight)
-            total, weight = weight.sum(dim=1), weight.to(integers().dtype)
-        packed = torch.empty(packed_numbers(*weight.shape), dtype=weight.dtype)
-        pack(weight.contiguous(), packed.data_ptr())
-        addresses = (tensor.data_ptr() if tensor is not None else None for tensor in (packed, bias, scale, total))
+        weight = linear.weight.float().contiguous()
         n, k = weight.shape
-        return cls(packed, bias, scale, total, (n, k), dtype, SeenLinear(*addresses, n, k))
+        bias = torch.zeros(n) if linear.bias is None else linear.bias.float().contiguous()
+        kept = INTEGERS.get(precision, dtype)
+        packed = torch.empty(packed_numbers(n, k), dtype=kept)
+        scale = torch.empty(whole(n)) if precision in INTEGERS else None
+        total = torch.empty(whole(n)) if precision == "int8" else None
+        places = [tensor.data_ptr() if tensor is not None else 0 for tensor in (packed, scale, total)]
+        lay(np.array([(weight.data_ptr(), *places, n, k, TYPES[weight.dtype], TYPES[kept], True)], TENSOR))
+        seen = SeenLinear(*places, bias.data_ptr(), n, k, kept.itemsize)
+        return cls(packed, bias, scale, total, (n, k), dtype, seen)
 
     @property
     def weight(self) -> Tensor:
@@ -70,13 +71,3 @@ class NativeLinear(NamedTuple):
         number = ACTIVATIONS.index(activation)
         call(f"linear_{NAMES[self.dtype]}", addressof(self.seen), number, x.data_ptr(), y.data_ptr(), len(x))
         return y
-
-
-def _in_steps(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix [n, k] as integers, and what one step of each row is worth, [n]."""
-    size, kept = weight.abs(), integers()
-    largest = torch.iinfo(kept.dtype).max
-    largest_sum = (2**31 - 1) // kept.steps - weight.shape[1]  # each number may become larger by rounding
-    scale = torch.maximum(size.amax(dim=1) / largest, size.sum(dim=1) / largest_sum)
-    scale.clamp_(min=torch.finfo(torch.float32).tiny)
-    return (weight / scale[:, None]).round_(), scale

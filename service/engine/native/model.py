@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.adapters.methods import Norm
 from service.engine.native.adaptation import NOTHING, NativeAdaptation
-from service.engine.native.binding import LANES, NAMES, call
+from service.engine.native.binding import INTEGERS, LANES, NAMES, call
 from service.engine.native.linear import ACTIVATIONS, NativeLinear, SeenLinear
 from service.engine.native.memory import Blocks
 from service.engine.packing import Packed
@@ -54,7 +54,8 @@ class NativeModel:
 
     seen: _Model
     layers: "Array[_Layer]"
-    blocks: Blocks  # for its adapters
+    matrices: torch.dtype  # of its adapters
+    blocks: Blocks  # for them
 
 
 def fits(weights: Weights) -> bool:
@@ -67,19 +68,20 @@ def packed_weights(weights: Weights, precision: str, dtype: torch.dtype) -> Weig
     """The same base, still in float32, with its linear layers packed; it cannot be trained then.
 
     Args:
-        precision: of the linear layers: "float32", "bfloat16", or that of this processor's integers.
+        precision: of the linear layers, any that is `available`. Beside integers, adapters are in int16.
         dtype: of token vectors.
     """
     packed = weights.with_linears(lambda linear: NativeLinear.of(linear, precision, dtype))
     dims = weights.dims
     layers = (_Layer * dims.layers)(*(_seen(layer) for layer in packed.layers))
     activation = ACTIVATIONS.index(weights.activation.name)
+    matrices = torch.int16 if precision in INTEGERS else dtype
     room = dims.hidden + max(4 * dims.hidden, dims.ffn_in + dims.gated * dims.inner)
     model = _Model(
         addressof(layers), dims.heads, dims.hidden, dims.inner, weights.norm_eps, activation, weights.gated,
         weights.norm_first, room,
     )  # fmt: skip
-    return packed._replace(native=NativeModel(model, layers, Blocks()))
+    return packed._replace(native=NativeModel(model, layers, matrices, Blocks()))
 
 
 def through(

@@ -18,14 +18,31 @@ struct Float32 {
 struct BFloat16 {
   using Number = bfloat16;
   using Sum = Floats;
-  static Sum add(Sum sum, Words a, Words b) { return add_products(sum, a, b); }
+  static Sum add(Sum sum, Words a, Words b) { return add_bfloat16(sum, a, b); }
 };
 
-struct Integers {
-  using Number = Integer;
+// Integers: no token's number is larger than kSteps, nor below zero if it is unsigned; 32 bits hold every sum (laying.h).
+struct Int16 {
+  using Number = int16_t;
+  using Weight = int16_t;
   using Sum = Words;
-  static Sum add(Sum sum, Words a, Words b) { return add_products(sum, a, b); }
+  static constexpr int kSteps = 4095;
+  static constexpr bool kSigned = true;
+  static Sum add(Sum sum, Words a, Words b) { return add_int16(sum, a, b); }
 };
+
+#ifdef __AVX512F__
+struct Int8 {
+  using Number = uint8_t;
+  using Weight = int8_t;
+  using Sum = Words;
+  static constexpr int kSteps = 255;
+  static constexpr bool kSigned = false;
+  static Sum add(Sum sum, Words a, Words b) { return add_int8(sum, a, b); }
+};
+#else
+using Int8 = Int16;  // never asked for (binding.py)
+#endif
 
 template <class Format>
 constexpr long kStep = 4 / sizeof(typename Format::Number);  // numbers
