@@ -21,13 +21,25 @@ struct LowRank {
   int64_t first;    // the first of them
 };
 
+// Weights that are wanted soon. Every task has its own, so they come from memory, where the base's are in the cache.
+class Ahead {
+ public:
+  Ahead(const char* from, const char* to) : next_(from), end_(to) {}
+  void pull() {
+    if (next_ < end_) _mm_prefetch(next_, _MM_HINT_T1), next_ += 64;
+  }
+
+ private:
+  const char *next_, *end_;
+};
+
 // As `product`, with the bias, of x [m, k] and all of a matrix [n, k], in whichever type that is.
 template <class Number, class Columns>
-void product_with(const Matrix& w, long m, const Number* x, long k, long n, Columns columns) {
+void product_with(const Matrix& w, long m, const Number* x, long k, long n, Columns columns, Ahead& ahead) {
   if (w.scale)
-    product_of_integers<Int16>(m, x, w, k, n, 0, n, columns);
+    product_of_integers<Int16>(m, x, w, k, n, 0, n, columns, ahead);
   else
-    product_of_floats(m, x, w, k, n, 0, n, columns);
+    product_of_floats(m, x, w, k, n, 0, n, columns, ahead);
 }
 
 // Where a matrix with so many numbers ends.
@@ -59,35 +71,21 @@ class Pieces {
   long count = 0;
 };
 
-// Weights that are wanted soon. Every task has its own, so they come from memory, where the base's are in the cache.
-class Ahead {
- public:
-  Ahead(const char* from, const char* to) : next_(from), end_(to) {}
-  void pull() {
-    for (int i = 0; i < 2 && next_ < end_; i++, next_ += 64) _mm_prefetch(next_, _MM_HINT_T1);
-  }
-
- private:
-  const char *next_, *end_;
-};
-
 // y [m, hidden] += up(activation(down(x))).
 template <class Number>
 void bottleneck(const Site& site, const Number* x, long m, long hidden, Number* inner, float* y, Ahead& ahead) {
   const long width = site.width;
   product_with(site.down, m, x, hidden, width, [&](long column) {
-    return [=, &site, &ahead](long row, Floats sum) {
+    return [=, &site](long row, Floats sum) {
       store(inner + row * width + column, activated(sum, site.activation));
-      ahead.pull();
     };
-  });
+  }, ahead);
   product_with(site.up, m, inner, width, hidden, [&](long column) {
-    return [=, &ahead](long row, Floats sum) {
+    return [=](long row, Floats sum) {
       float* to = y + row * hidden + column;
       store(to, load(to) + sum);
-      ahead.pull();
     };
-  });
+  }, ahead);
 }
 
 // Ends a sub-layer: adapter, residual, LayerNorm. `adapters` has a table of sites for each segment, or null.
@@ -135,18 +133,16 @@ void low_rank(const Pieces& pieces, const LowRank* const* adapters, long index, 
     const long m = piece.to - piece.from, rank = part.rank;
     auto* inner = static_cast<Number*>(scratch.room(m * rank * sizeof(Number)));
     product_with(part.down, m, x + piece.from * k, k, rank, [&](long column) {
-      return [=, &ahead](long row, Floats sum) {
+      return [=](long row, Floats sum) {
         store(inner + row * rank + column, sum);
-        ahead.pull();
       };
-    });
+    }, ahead);
     product_with(part.up, m, inner, rank, part.out, [&](long column) {
       Number* changed = y + piece.from * n + part.first + column;
-      return [=, &ahead](long row, Floats sum) {
+      return [=](long row, Floats sum) {
         Number* to = changed + row * n;
         store(to, load(to) + sum);
-        ahead.pull();
       };
-    });
+    }, ahead);
   });
 }

@@ -36,12 +36,12 @@ enum Type : int32_t { as_float32, as_bfloat16, as_float16, as_int16, as_int8 };
 struct Tensor {
   const char* from;  // [n, k] of `stored`
   char* to;          // of `wanted`
-  float* scale;      // of integers, [n] and zeros up to a multiple of 16: what one step of a row's numbers is worth,
+  float* scale;      // of integers, room for n and up to a multiple of 16: what one step of a row's numbers is worth,
   float* total;      // and, of int8, the sum of its integers
-  int64_t n, k;
-  Type stored;  // no integers
-  Type wanted;  // not float16
-  int64_t packed;  // whether as a product reads it; integers are
+  int64_t n, k;      // of integers, k is a multiple of 16
+  Type stored;       // no integers
+  Type wanted;       // not float16
+  int64_t packed;    // whether as a product reads it; integers are
 };
 
 // Whether all of them are finite.
@@ -67,37 +67,41 @@ inline bool convert(const Tensor& tensor, long from, long numbers, To* to) {
 }
 
 // Each row in the finest steps that its largest number allows, and that let 32 bits hold its products' sums, whatever
-// the token. Whether all numbers are finite.
+// the token; sixteen rows at a time. Whether all numbers are finite.
 template <class Format>
 bool quantise_rows(const Tensor& tensor, typename Format::Weight* to) {
-  using Weight = typename Format::Weight;
-  constexpr float largest = (1 << (8 * sizeof(Weight) - 1)) - 1;
-  const long k = tensor.k, wide = padded(k);
+  constexpr float largest = (1 << (8 * sizeof(*to) - 1)) - 1;
+  const long n = tensor.n, k = tensor.k;
   const auto largest_sum = static_cast<float>(INT32_MAX / Format::kSteps - k);  // each may become larger by rounding
-  std::vector<float> row(wide);  // zeros behind
-  std::vector<Weight> whole(wide);
+  std::vector<float> rows(16 * k);
   bool finite = true;
-  std::fill_n(tensor.scale, padded(tensor.n), 0.f);
-  if (tensor.total) std::fill_n(tensor.total, padded(tensor.n), 0.f);
-  for (long r = 0; r < tensor.n; r++) {
-    finite &= convert(tensor, r * k, k, row.data());
-    Floats high{}, sizes{};
-    for (long i = 0; i < wide; i += 16) {
-      const Floats size = absolute(load(row.data() + i));
-      high = max(high, size);
-      sizes = sizes + size;
+  for (long from = 0; from < n; from += 16) {
+    const long count = std::min(n - from, 16l);
+    finite &= convert(tensor, from * k, count * k, rows.data());
+    Floats high[16]{}, whole[16]{};
+    for (long r = 0; r < count; r++)
+      for (long i = 0; i < k; i += 16) {
+        const Floats size = absolute(load(rows.data() + r * k + i));
+        high[r] = max(high[r], size);
+        whole[r] = whole[r] + size;
+      }
+    transpose(high);
+    transpose(whole);
+    for (int i = 1; i < 16; i++) high[0] = max(high[0], high[i]), whole[0] = whole[0] + whole[i];
+    const Floats scale = max(max(high[0] / all(largest), whole[0] / all(largest_sum)), all(FLT_MIN));
+    float each[16];
+    store(each, scale);
+    store(tensor.scale + from, scale);
+    for (long r = 0; r < count; r++) {
+      const Floats by = all(1.f / each[r]);
+      Floats total{};
+      for (long i = 0; i < k; i += 16) {
+        const Floats steps = load(rows.data() + r * k + i) * by;
+        store_rounded(to + (from + r) * k + i, steps);
+        if (tensor.total) total = total + rounded(steps);
+      }
+      if (tensor.total) tensor.total[from + r] = sum(total);
     }
-    const float scale = std::max({most(high) / largest, sum(sizes) / largest_sum, FLT_MIN});
-    const Floats by = all(1.f / scale);
-    Floats total{};
-    for (long i = 0; i < wide; i += 16) {
-      const Floats steps = rounded(load(row.data() + i) * by);
-      total = total + steps;
-      store_rounded(whole.data() + i, steps);
-    }
-    std::copy_n(whole.data(), k, to + r * k);
-    tensor.scale[r] = scale;
-    if (tensor.total) tensor.total[r] = sum(total);
   }
   return finite;
 }

@@ -60,9 +60,9 @@ inline Floats bias_of(const Matrix& w, long column) { return w.bias ? load(w.bia
 inline thread_local Scratch as_integers;
 
 // As `product`, with the bias, of x [m, k], which is cast to integers first.
-template <class Format, class Number, class Columns>
+template <class Format, class Number, class Columns, class Ahead = NothingAhead>
 void product_of_integers(long m, const Number* x, const Matrix& w, long k, long n, long from, long to,
-                         Columns columns) {
+                         Columns columns, Ahead&& ahead = {}) {
   using Integer = typename Format::Number;
   auto* tokens = static_cast<Quantised*>(as_integers.room(m * (k * sizeof(Integer) + sizeof(Quantised))));
   auto* integers = reinterpret_cast<Integer*>(tokens + m);
@@ -76,17 +76,18 @@ void product_of_integers(long m, const Number* x, const Matrix& w, long k, long 
       if constexpr (!Format::kSigned) exact = fnmadd(all(tokens[row].zero), total, exact);
       take(row, fmadd(exact, scale * all(tokens[row].scale), bias));
     };
-  });
+  }, ahead);
 }
 
 // The same of numbers as they are.
-template <class Number, class Columns>
-void product_of_floats(long m, const Number* x, const Matrix& w, long k, long n, long from, long to, Columns columns) {
+template <class Number, class Columns, class Ahead = NothingAhead>
+void product_of_floats(long m, const Number* x, const Matrix& w, long k, long n, long from, long to, Columns columns,
+                       Ahead&& ahead = {}) {
   product<typename FormatOf<Number>::type>(m, x, k, w.packed, k, n, from, to, [&](long column) {
     const Floats bias = bias_of(w, column);
     const auto take = columns(column);
     return [=](long row, Floats sum) { take(row, sum + bias); };
-  });
+  }, ahead);
 }
 
 struct Linear {

@@ -54,9 +54,14 @@ inline long padded(long n) { return (n + 15) / 16 * 16; }
 // How many vectors a panel that begins with column `from` of n has.
 inline int vectors(long n, long from) { return static_cast<int>(n - from >= kPanel ? kAcross : padded(n - from) / 16); }
 
-template <class Format, int rows, int vectors>
+// What a product fetches beside it: nothing.
+struct NothingAhead {
+  void pull() {}
+};
+
+template <class Format, int rows, int vectors, class Ahead>
 inline void multiply(const typename Format::Number* a, long stride, const char* panel, long steps,
-                     typename Format::Sum* out) {
+                     typename Format::Sum* out, Ahead& ahead) {
   typename Format::Sum sums[rows][vectors];
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++)
@@ -66,6 +71,7 @@ inline void multiply(const typename Format::Number* a, long stride, const char* 
     Words b[vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) b[v] = load_words(panel + 64 * v);
+    ahead.pull();
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
       int32_t step;
@@ -82,26 +88,26 @@ inline void multiply(const typename Format::Number* a, long stride, const char* 
 }
 
 // Up to kRows rows times one panel: sums [rows][kAcross], of which the first `wide` are set.
-template <class Format, int vectors = kAcross>
+template <class Format, int vectors = kAcross, class Ahead>
 void multiply(int rows, const typename Format::Number* a, long stride, const char* panel, long steps, int wide,
-              typename Format::Sum* out) {
+              typename Format::Sum* out, Ahead& ahead) {
   if constexpr (vectors > 1)
-    if (wide < vectors) return multiply<Format, vectors - 1>(rows, a, stride, panel, steps, wide, out);
+    if (wide < vectors) return multiply<Format, vectors - 1>(rows, a, stride, panel, steps, wide, out, ahead);
   switch (rows) {
-    case 1: return multiply<Format, 1, vectors>(a, stride, panel, steps, out);
-    case 2: return multiply<Format, 2, vectors>(a, stride, panel, steps, out);
-    case 3: return multiply<Format, 3, vectors>(a, stride, panel, steps, out);
-    case 4: return multiply<Format, 4, vectors>(a, stride, panel, steps, out);
-    case 5: return multiply<Format, 5, vectors>(a, stride, panel, steps, out);
-    default: return multiply<Format, kRows, vectors>(a, stride, panel, steps, out);
+    case 1: return multiply<Format, 1, vectors>(a, stride, panel, steps, out, ahead);
+    case 2: return multiply<Format, 2, vectors>(a, stride, panel, steps, out, ahead);
+    case 3: return multiply<Format, 3, vectors>(a, stride, panel, steps, out, ahead);
+    case 4: return multiply<Format, 4, vectors>(a, stride, panel, steps, out, ahead);
+    case 5: return multiply<Format, 5, vectors>(a, stride, panel, steps, out, ahead);
+    default: return multiply<Format, kRows, vectors>(a, stride, panel, steps, out, ahead);
   }
 }
 
 // Every row of a [m, k] times the panels of a packed [n, k] that begin with rows [from, to) of it. `columns(column)`
 // gives what takes these sixteen columns of the product, row by row: a call with (row, sum).
-template <class Format, class Columns>
+template <class Format, class Columns, class Ahead = NothingAhead>
 inline void product(long m, const typename Format::Number* a, long stride, const char* packed, long k, long n,
-                    long from, long to, Columns columns) {
+                    long from, long to, Columns columns, Ahead&& ahead = {}) {
   const long steps = k / kStep<Format>;
   typename Format::Sum sums[kRows * kAcross];
   for (long column = from; column < to; column += kPanel) {
@@ -109,7 +115,7 @@ inline void product(long m, const typename Format::Number* a, long stride, const
     const char* panel = packed + column * steps * 4;
     for (long row = 0; row < m; row += kRows) {
       const int rows = static_cast<int>(m - row < kRows ? m - row : kRows);
-      multiply<Format>(rows, a + row * stride, stride, panel, steps, wide, sums);
+      multiply<Format>(rows, a + row * stride, stride, panel, steps, wide, sums, ahead);
       for (int v = 0; v < wide; v++) {
         const auto take = columns(column + 16 * v);
         for (int r = 0; r < rows; r++) take(row + r, sums[kAcross * r + v]);
