@@ -133,7 +133,7 @@ def at_any_precision(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     if request.param in INTEGERS and not native.available(request.param):
         pytest.skip(f"no {request.param} on this processor")
     base = load_base() if request.param is None else load_base(dtype=request.param, serving=True)
-    with harness(store, base) as service:
+    with harness(store, base, dtype=base.precision) as service:
         yield service
 
 

@@ -29,7 +29,7 @@ struct Model {
   int64_t room;        // numbers a token that a pass works in: hidden + max(4·hidden, ffn_in + gated·inner)
 };
 
-constexpr long kPart = 256;  // tokens that one thread takes through all layers, at most
+constexpr long kPart = 128;  // tokens that one thread takes through all layers, at most
 
 enum Target { query, key, value, attention_out, ffn_in, ffn_out, kTargets };
 enum Place { after_attention, after_ffn, kPlaces };
