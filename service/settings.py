@@ -67,7 +67,12 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=0, description="processor threads of the engine; 0: as many as torch finds")] = 0
     batch_tokens: Annotated[int, Field(ge=1, description="tokens in one batch at most")] = 2048
     batch_seconds: Annotated[
-        float, Field(gt=0, description="a batch is kept so small that it takes about this time; 64 tokens at least")
+        float,
+        Field(
+            gt=0,
+            description="a batch is kept so small that it takes about this time, and half of it while requests are "
+            "refused; 64 tokens at least",
+        ),
     ] = 0.02
     queue_tokens: Annotated[int, Field(ge=1, description="tokens waiting at most; more is refused with 503")] = 131_072
     queue_seconds: Annotated[
@@ -75,7 +80,7 @@ class Settings(BaseModel):
     ] = 1.0
     short_queue_seconds: Annotated[
         float, Field(gt=0, description="the same, from a refusal on until there has been none for a second")
-    ] = 0.04
+    ] = 0.02
     weights: Annotated[
         str,
         Field(

@@ -103,9 +103,9 @@ def _with_columns(command: Any) -> Any:
     type=click.Choice(["auto", "float32", "bfloat16", "int16"]),
     default="auto",
     show_default=True,
-    help="Precision of the frozen maths; what is trained stays float32. auto: int16 where the processor has "
-    "AVX-512 VNNI or AVX2, bfloat16 where it has AMX, else float32. full takes no int16; head without --norms is in "
-    "float32.",
+    help="Precision of the frozen maths; what is trained stays float32. auto: bfloat16 where the processor has "
+    "AMX, else int16 where it has AVX-512 VNNI, or AVX2 without AVX-512, else float32. full takes no int16; "
+    "head without --norms is in float32.",
 )
 @click.option(
     "--out",

@@ -22,7 +22,10 @@ from service.engine.slots import Slots, Slotted
 from service.engine.weights import Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of token vectors
-INTEGERS = {"int8": "AVX-512 VNNI", "int16": "AVX-512 VNNI or AVX2"}  # and what a processor needs for them
+INTEGERS = {
+    "int8": "AVX-512 VNNI",
+    "int16": "AVX-512 VNNI, or AVX2 without AVX-512",
+}  # and what a processor needs for them
 PRECISIONS = (*DTYPES, *INTEGERS)
 WHY = {  # a precision is a processor's choice
     "bfloat16": "which this processor multiplies itself",
@@ -66,7 +69,8 @@ def fastest(weights: Weights, frozen: bool = True) -> str:
         return "bfloat16"
     if frozen and native.available("int16") and native.fits(weights):
         return "int16"
-    # Intel's vectors, which are those with float16, multiply bfloat16 at half of float32's speed; AMD's at twice that.
+    # By rule of thumb: Intel's vectors, so far those with float16, multiply bfloat16 at half of float32's speed, AMD's
+    # at twice that.
     return "bfloat16" if multiplies_bfloat16() and not _has("avx512_fp16") else "float32"
 
 
@@ -91,7 +95,7 @@ def why(precision: str, device: torch.device = CPU) -> str:
     """Why "auto" serves in this precision."""
     if device.type == "cuda":
         return "which the GPU multiplies itself"
-    faster = precision != "bfloat16" and native.available("int8")
+    faster = precision == "int16" and native.available("int8")
     return WHY[precision] + ("; int8 is faster, and less exact" if faster else "")
 
 

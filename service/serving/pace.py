@@ -29,17 +29,21 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._usual, self._full = _Rate(), _Rate()  # of batches at least half as large as might be; of full ones
+        self._usual, self._full = _Rate(), _Rate()  # of batches a quarter as large as might be, or more; of full ones
         self._refused = -inf
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens in the next batch at most."""
+        """Tokens in a batch at most."""
         limits, usual = self._limits, self._usual.median
         # Twice as many tokens take no less time: so full batches are at most twice as fast by the token as halves, and
         # what was learned from them long ago does not stand against that.
         rate = min(max(self._full.median, usual), 2 * usual) if self._full.median < inf else usual
         return int(min(limits.batch_tokens, max(SMALLEST, rate * limits.batch_seconds)))
+
+    def budget(self, now: float) -> int:
+        """Tokens in the next batch at most: half as many while there are refusals, so what waits waits for less."""
+        return max(min(SMALLEST, self.batch_tokens), self.batch_tokens // (2 if self._is_short(now) else 1))
 
     def queue_tokens(self, now: float, within_share: bool = False) -> int:
         """Tokens that may wait; two batches at least, so that the engine never lacks work.
@@ -50,7 +54,7 @@ class Pace:
         limits = self._limits
         long = within_share or not self._is_short(now)
         seconds = limits.queue_seconds if long else min(limits.queue_seconds, limits.short_queue_seconds)
-        return int(min(limits.queue_tokens, max(2 * self.batch_tokens, self._usual.median * seconds)))
+        return int(min(limits.queue_tokens, max(2 * self.budget(now), self._usual.median * seconds)))
 
     def promised(self, now: float) -> float:
         """Tokens after which what is taken now goes before all but what was promised the same before.
@@ -72,7 +76,7 @@ class Pace:
         Args:
             full: something that waited did not fit into it.
         """
-        if seconds > 0 and 2 * tokens >= self.batch_tokens:
+        if seconds > 0 and 4 * tokens >= self.batch_tokens:
             self._usual.add(tokens / seconds)
             if full:
                 self._full.add(tokens / seconds)

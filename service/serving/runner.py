@@ -207,7 +207,7 @@ class Runner:
                 now = self._clock()
                 for job in self._scheduler.expire(now):
                     job.fail(DeadlineExceeded("its time was over while it waited"))
-                if picks := self._next(rested or self._stopping):
+                if picks := self._next(self._pace.budget(now), rested or self._stopping):
                     self._running, self._batch_started, self._full = picks, now, self._scheduler.full
                     for pick in picks:
                         pick.job.course.begun = True
@@ -218,8 +218,7 @@ class Runner:
                 # comes a moment later seldom finds the engine taken.
                 rested = not self._ready.wait(self._batch_seconds if self._spare else None)
 
-    def _next(self, rested: bool) -> list[Pick[Job]]:
-        budget = self._pace.batch_tokens
+    def _next(self, budget: int, rested: bool) -> list[Pick[Job]]:
         batch = self._scheduler.next_batch(budget)
         return [*batch, *self._spare.beside(batch, budget)] if batch or rested else []
 

@@ -216,8 +216,11 @@ def test_a_rows_vectors_are_the_same_bits_alone_and_in_a_batch(
     assert torch.equal(_encode(base, given), alone)
 
 
-def test_threads_change_no_bit(adapted: Callable[[str], tuple[BaseModel, Mapping[str, NativeAdaptation]]]) -> None:
-    base, adaptations = adapted("float32")
+@pytest.mark.parametrize("precision", [*HERE, *INTEGERS])
+def test_threads_change_no_bit(
+    adapted: Callable[[str], tuple[BaseModel, Mapping[str, NativeAdaptation]]], precision: str
+) -> None:
+    base, adaptations = adapted(precision)
     rows = [(random_row(length, length), adaptation) for length in (3, 64) for adaptation in adaptations.values()]
     expected = _encode(base, rows)
     torch.set_num_threads(2)
@@ -309,7 +312,9 @@ def test_integers_are_for_serving(precision: str, tiny_folder: Path) -> None:
         load_base(str(tiny_folder), precision)
 
 
-@pytest.mark.parametrize(("precision", "needed"), [("int8", "AVX-512 VNNI"), ("int16", "AVX-512 VNNI or AVX2")])
+@pytest.mark.parametrize(
+    ("precision", "needed"), [("int8", "AVX-512 VNNI"), ("int16", "AVX-512 VNNI, or AVX2 without AVX-512")]
+)
 def test_integers_need_the_kernels(
     precision: str, needed: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

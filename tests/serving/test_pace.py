@@ -48,6 +48,18 @@ def test_while_there_are_refusals_the_queue_is_short() -> None:
     assert (pace.queue_tokens(now=5.9 + CALM_SECONDS), pace.promised(now=5.9 + CALM_SECONDS)) == (20_000, inf)
 
 
+def test_while_there_are_refusals_batches_are_half_as_large() -> None:
+    pace = paced(10_000)
+    assert pace.budget(now=10.0) == pace.batch_tokens == 1000
+    pace.refused(now=10.0)
+    assert (pace.budget(now=10.9), pace.batch_tokens) == (500, 1000)
+    assert pace.budget(now=11.1) == 1000
+    slow = paced(700)
+    slow.refused(now=10.0)
+    assert slow.budget(now=10.5) == SMALLEST
+    assert paced(10, Limits(batch_tokens=8)).budget(now=0) == 8
+
+
 def test_who_asks_for_no_more_than_its_share_is_not_held_to_the_short_queue() -> None:
     pace = paced(10_000)
     pace.refused(now=5)
@@ -81,7 +93,7 @@ def test_until_a_batch_was_full_others_tell_how_large_one_may_be() -> None:
     pace = Pace(LIMITS)
     pace.ran(1500, 1.5, full=False)
     assert pace.batch_tokens == 100
-    pace.ran(40, 0.02, full=True)  # a larger row waited, but it was small
+    pace.ran(20, 0.01, full=True)  # a larger row waited, but it was small
     assert pace.batch_tokens == 100
     pace.ran(90, 0.06, full=True)
     assert pace.batch_tokens == 150

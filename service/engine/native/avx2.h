@@ -1,4 +1,5 @@
-// Sixteen numbers at a time, as two vectors of AVX2; avx512.h has the same names, and says what they mean.
+// Sixteen numbers at a time, as two vectors of AVX2; avx512.h has the same names, and those of bytes, and says what they
+// mean.
 #pragma once
 #include <immintrin.h>
 
@@ -177,7 +178,7 @@ inline Floats pick(const float* table, Floats places) {
   return {found(at.low), found(at.high)};
 }
 
-// No instruction multiplies bfloat16, so they are float32 first; bytes' products would be cut off where two are added.
+// No instruction multiplies bfloat16, so they are float32 first.
 inline Floats add_bfloat16(Floats sum, Words a, Words b) {
   const auto add = [](__m256 to, __m256i left, __m256i right) {
     const auto even = [](__m256i both) { return _mm256_castsi256_ps(_mm256_slli_epi32(both, 16)); };

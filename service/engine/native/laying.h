@@ -1,7 +1,6 @@
 // Matrices as a product reads them (product.h), from numbers one row after another, of any type that a file may hold.
 #pragma once
 #include <algorithm>
-#include <cfloat>
 #include <vector>
 
 #include "product.h"
@@ -66,6 +65,8 @@ inline bool convert(const Tensor& tensor, long from, long numbers, To* to) {
   }
 }
 
+constexpr float kFinest = 1e-20f;  // a step of zeros: times a token's it is no denormal number, which were slow
+
 // Each row in the finest steps that its largest number allows, and that let 32 bits hold its products' sums, whatever
 // the token; sixteen rows at a time. Whether all numbers are finite.
 template <class Format>
@@ -88,7 +89,7 @@ bool quantise_rows(const Tensor& tensor, typename Format::Weight* to) {
     transpose(high);
     transpose(whole);
     for (int i = 1; i < 16; i++) high[0] = max(high[0], high[i]), whole[0] = whole[0] + whole[i];
-    const Floats scale = max(max(high[0] / all(largest), whole[0] / all(largest_sum)), all(FLT_MIN));
+    const Floats scale = max(max(high[0] / all(largest), whole[0] / all(largest_sum)), all(kFinest));
     float each[16];
     store(each, scale);
     store(tensor.scale + from, scale);

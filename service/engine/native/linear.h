@@ -1,4 +1,5 @@
-// Linear layers of the base: y = activation(x·wᵀ + bias), in float32, bfloat16 or integers.
+// Products of token vectors with a matrix, in float32, bfloat16 or integers; and the base's linear layers:
+// y = activation(x·wᵀ + bias).
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -33,10 +34,10 @@ inline Range range(const float* x, long n) {
   return {least(low), most(high)};
 }
 
-constexpr float kNothing = 1e-30f;  // a vector whose numbers lie no farther apart is taken for zeros
+constexpr float kNothing = 1e-30f;  // a vector whose numbers are no wider than that is taken for zeros
 
-// A vector in steps, of which zero is one: from its least number to its largest, or on both sides up to the one farthest
-// from zero.
+// A vector in steps, of which zero is one: from its least number to its largest, or on both sides as far as the
+// farthest.
 template <class Format, class Number>
 Quantised quantise(const Number* x, long n, typename Format::Number* out) {
   constexpr float steps = Format::kSteps;
@@ -57,12 +58,12 @@ struct Matrix {
 
 inline Floats bias_of(const Matrix& w, long column) { return w.bias ? load(w.bias + column) : Floats{}; }
 
-inline thread_local Scratch as_integers;
+inline thread_local Scratch as_integers;  // tokens; not in `scratch`, where they may come from
 
 // As `product`, with the bias, of x [m, k], which is cast to integers first.
-template <class Format, class Number, class Columns, class Ahead = NothingAhead>
+template <class Format, class Number, class Columns, class Fetch = NothingAhead>
 void product_of_integers(long m, const Number* x, const Matrix& w, long k, long n, long from, long to,
-                         Columns columns, Ahead&& ahead = {}) {
+                         Columns columns, Fetch&& ahead = {}) {
   using Integer = typename Format::Number;
   auto* tokens = static_cast<Quantised*>(as_integers.room(m * (k * sizeof(Integer) + sizeof(Quantised))));
   auto* integers = reinterpret_cast<Integer*>(tokens + m);
@@ -80,9 +81,9 @@ void product_of_integers(long m, const Number* x, const Matrix& w, long k, long 
 }
 
 // The same of numbers as they are.
-template <class Number, class Columns, class Ahead = NothingAhead>
+template <class Number, class Columns, class Fetch = NothingAhead>
 void product_of_floats(long m, const Number* x, const Matrix& w, long k, long n, long from, long to, Columns columns,
-                       Ahead&& ahead = {}) {
+                       Fetch&& ahead = {}) {
   product<typename FormatOf<Number>::type>(m, x, k, w.packed, k, n, from, to, [&](long column) {
     const Floats bias = bias_of(w, column);
     const auto take = columns(column);

@@ -29,8 +29,8 @@ class SeenLinear(Structure):
 class NativeLinear(NamedTuple):
     packed: Tensor
     bias: Tensor  # [out], float32
-    scale: Tensor | None  # of integers, [out]: what one step of a weight is worth
-    total: Tensor | None  # of int8, [out]: the sum of the row's weights
+    scale: Tensor | None  # of integers, [out] and up to a multiple of 16: what one step of a weight is worth
+    total: Tensor | None  # of int8, likewise: the sum of the row's weights
     shape: tuple[int, int]  # (out, in)
     dtype: torch.dtype  # of token vectors
     seen: SeenLinear  # the same as a kernel sees it

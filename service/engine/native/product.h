@@ -21,7 +21,8 @@ struct BFloat16 {
   static Sum add(Sum sum, Words a, Words b) { return add_bfloat16(sum, a, b); }
 };
 
-// Integers: no token's number is larger than kSteps, nor below zero if it is unsigned; 32 bits hold every sum (laying.h).
+// Integers: no token's number is larger than kSteps, nor below zero if it is unsigned; 32 bits hold every sum
+// (laying.h).
 struct Int16 {
   using Number = int16_t;
   using Weight = int16_t;
@@ -41,7 +42,7 @@ struct Int8 {
   static Sum add(Sum sum, Words a, Words b) { return add_int8(sum, a, b); }
 };
 #else
-using Int8 = Int16;  // never asked for (binding.py)
+using Int8 = Int16;  // never asked for (binding.py): products of bytes would be cut off where two are added
 #endif
 
 template <class Format>
@@ -59,9 +60,9 @@ struct NothingAhead {
   void pull() {}
 };
 
-template <class Format, int rows, int vectors, class Ahead>
+template <class Format, int rows, int vectors, class Fetch>
 inline void multiply(const typename Format::Number* a, long stride, const char* panel, long steps,
-                     typename Format::Sum* out, Ahead& ahead) {
+                     typename Format::Sum* out, Fetch& ahead) {
   typename Format::Sum sums[rows][vectors];
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++)
@@ -88,9 +89,9 @@ inline void multiply(const typename Format::Number* a, long stride, const char* 
 }
 
 // Up to kRows rows times one panel: sums [rows][kAcross], of which the first `wide` are set.
-template <class Format, int vectors = kAcross, class Ahead>
+template <class Format, int vectors = kAcross, class Fetch>
 void multiply(int rows, const typename Format::Number* a, long stride, const char* panel, long steps, int wide,
-              typename Format::Sum* out, Ahead& ahead) {
+              typename Format::Sum* out, Fetch& ahead) {
   if constexpr (vectors > 1)
     if (wide < vectors) return multiply<Format, vectors - 1>(rows, a, stride, panel, steps, wide, out, ahead);
   switch (rows) {
@@ -105,9 +106,9 @@ void multiply(int rows, const typename Format::Number* a, long stride, const cha
 
 // Every row of a [m, k] times the panels of a packed [n, k] that begin with rows [from, to) of it. `columns(column)`
 // gives what takes these sixteen columns of the product, row by row: a call with (row, sum).
-template <class Format, class Columns, class Ahead = NothingAhead>
+template <class Format, class Columns, class Fetch = NothingAhead>
 inline void product(long m, const typename Format::Number* a, long stride, const char* packed, long k, long n,
-                    long from, long to, Columns columns, Ahead&& ahead = {}) {
+                    long from, long to, Columns columns, Fetch&& ahead = {}) {
   const long steps = k / kStep<Format>;
   typename Format::Sum sums[kRows * kAcross];
   for (long column = from; column < to; column += kPanel) {
