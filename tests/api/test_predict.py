@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,14 @@ def test_a_list_is_answered_in_its_order(service: Harness) -> None:
 
 def test_texts_and_objects_may_share_a_list(service: Harness) -> None:
     one, other = service.answers("colour", ["good film", {"text": "good film"}])
-    assert one == other
+    _assert_near(one, other)
+
+
+def _assert_near(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Equal but for rounding: on some processors torch multiplies a row otherwise by its place in a batch."""
+    found, expected = ({part["label"]: part["score"] for part in each["scores"]} for each in (one, other))
+    assert one["label"] == other["label"]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_pair_is_read_as_two_texts_in_order(service: Harness) -> None:
@@ -209,7 +217,7 @@ def test_any_version_answers_when_it_is_named(service: Harness) -> None:
 def test_a_long_text_is_cut_and_the_cut_is_counted(service: Harness) -> None:
     answer = service.predict("colour", ["good " * 62, "good " * 63, "good " * 5000]).json()
     assert answer["usage"] == {"tokens": 3 * 64, "truncated": 2}
-    assert answer["predictions"][1] == answer["predictions"][2]
+    _assert_near(answer["predictions"][1], answer["predictions"][2])
 
 
 def test_truncate_false_still_answers_what_fits(service: Harness) -> None:
