@@ -20,6 +20,7 @@ from service.engine.encoder import Group, encode
 from service.engine.engine import Engine, Row
 from service.engine.layout import placed
 from service.engine.native import NativeAdaptation, NativeLinear, packed_adaptation
+from service.engine.native.adaptation import NOTHING
 from service.engine.native.binding import INTEGERS as ALL_INTEGERS
 from service.engine.native.frozen import FrozenLinear
 from service.engine.native.memory import Blocks
@@ -223,6 +224,15 @@ def test_threads_change_no_bit(
     base, adaptations = adapted(precision)
     rows = [(random_row(length, length), adaptation) for length in (3, 64) for adaptation in adaptations.values()]
     expected = _encode(base, rows)
+    torch.set_num_threads(2)
+    assert torch.equal(_encode(base, rows), expected)
+    torch.set_num_threads(1)
+
+
+def test_rows_longer_than_a_threads_part_leave_some_parts_empty(real_base: BaseModel) -> None:
+    base = load_base(real_base.name, "float32", serving=True)
+    rows = [(random_row(length, length), NOTHING) for length in (250, 250, 30)]
+    expected = torch.cat([_encode(base, [row]) for row in rows])
     torch.set_num_threads(2)
     assert torch.equal(_encode(base, rows), expected)
     torch.set_num_threads(1)

@@ -164,8 +164,10 @@ void through(const Model& model, const Batch& batch, long from, long to, Number*
     return;
   }
   share(n, [&](long i) {
+    const Part part = part_of(i);
+    if (part.from == part.to) return;  // beside a row that is longer than a part
     alone = true;
-    through_part(model, batch, part_of(i), from, to, stream, x, room);
+    through_part(model, batch, part, from, to, stream, x, room);
     alone = false;
   });
 }
