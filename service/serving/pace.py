@@ -43,7 +43,8 @@ class Pace:
 
     def budget(self, now: float) -> int:
         """Tokens in the next batch at most: half as many while there are refusals, so what waits waits for less."""
-        return max(min(SMALLEST, self.batch_tokens), self.batch_tokens // (2 if self._is_short(now) else 1))
+        whole = self.batch_tokens
+        return max(min(SMALLEST, whole), whole // 2) if self._is_short(now) else whole
 
     def queue_tokens(self, now: float, within_share: bool = False) -> int:
         """Tokens that may wait; two batches at least, so that the engine never lacks work.
