@@ -95,8 +95,8 @@ def build_services(
     metrics.ready.set_function(lambda: not lifecycle.stopping and runner.busy_seconds() is not None)
     reason = f", {why(base.precision, base.device)}" if settings.dtype == "auto" else ""
     log.info(
-        "base %s in %s%s, by %s; store %s, %d tasks",
-        base.name, base.precision, reason, kernels, settings.store, tasks,
+        "base %s by %s in %s%s; store %s, %d tasks",
+        base.name, kernels, base.precision, reason, settings.store, tasks,
     )  # fmt: skip
     return Services(
         settings=settings,
