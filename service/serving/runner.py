@@ -30,7 +30,6 @@ NICENESS = 10  # of the engine's threads, more than others have: a ninth of thei
 SLICE = 20_000_000  # nanoseconds: what they run at a time
 KEEP_POLICY = 8  # whatever the operator chose
 SET_ATTRIBUTES = {"x86_64": 314, "aarch64": 274}  # the number of Linux's sched_setattr, which Python has no name for
-WITHIN = 2  # short queues of what is within its tasks' shares may wait, whatever else does
 NARROW = 32  # a queue that has less than this part of its limit free is full for who has not been read yet
 Watch = Callable[[Batch, Sequence[Course]], None]
 
@@ -145,7 +144,7 @@ class Runner:
         """Tokens that may wait, where so many more of this task are among them."""
         self._check_running()
         scheduler, limit = self._scheduler, self._pace.queue_tokens(now)
-        if scheduler.has_credit(task, tokens) and scheduler.tokens_within + tokens <= WITHIN * limit:
+        if scheduler.has_credit(task, tokens) and scheduler.tokens_within + tokens <= limit:
             limit = self._pace.queue_tokens(now, within_share=True)  # what others have waiting runs after it
         if missing := self._scheduler.missing(task, tokens, limit):
             self._pace.refused(now)

@@ -121,7 +121,7 @@ class Scheduler(Generic[J]):
 
         A task that holds as much of the limit as is still free, times its weight, takes no more of it (the dynamic
         threshold of Choudhury and Hahne 1998): a task alone gets half, n tasks get n of n + 1 parts, and who comes
-        next finds room. A job counts with a quarter of the limit at most, so nothing that the service accepts in size
+        next finds room. A job counts with a third of the limit at most, so nothing that the service accepts in size
         is refused for ever, and a large job leaves room for small ones.
         """
         waiting = self.queued_tokens
@@ -317,4 +317,4 @@ class Scheduler(Generic[J]):
 
 
 def _most_counted(limit: int) -> int:
-    return max(1, limit // 4)
+    return max(1, limit // 3)
