@@ -29,7 +29,7 @@ from service.serving.jobs import Job
 from service.serving.pace import SMALLEST, Limits, Pace
 from service.serving.quotas import Quotas
 from service.serving.runner import Runner, give_way
-from service.serving.scheduler import CREDIT, UNPROVED, UNPROVED_WEIGHT, Scheduler
+from service.serving.scheduler import CREDIT, PATIENCE, UNPROVED, UNPROVED_WEIGHT, Scheduler
 from service.settings import Settings, listed, numbered
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def build_services(
     base = base or load_base(settings.base_model, settings.dtype, serving=True, device=settings.device)
     bank = Bank(settings.max_resident, settings.spare_versions, listed(settings.pinned), evicted=metrics.evictions.inc)
     weights = {UNPROVED: UNPROVED_WEIGHT} | numbered(settings.weights)
-    scheduler, pace = Scheduler[Job](weights, CREDIT, SMALLEST), _pace(settings)
+    scheduler, pace = Scheduler[Job](weights, CREDIT, SMALLEST, PATIENCE), _pace(settings)
     runner = Runner(Engine(base), scheduler, pace, metrics, watch=tracing.batch if tracing is not None else None)
     registry = Registry(
         base,

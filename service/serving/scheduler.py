@@ -13,6 +13,7 @@ UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
 ABOUT = 8  # batches for which tasks with credit are expected again
 MANY = 1024  # lines
+PATIENCE = 5  # times what waits: so much may run before the job that comes next
 
 
 class Waiting(Protocol):
@@ -59,10 +60,11 @@ class _Line(Generic[J]):
 
 
 class _Entry(Generic[J]):
-    def __init__(self, job: J, line: _Line[J], most: int, within: bool, due: float) -> None:
+    def __init__(self, job: J, line: _Line[J], most: int, within: bool, number: int, due: float) -> None:
         self.job = job
         self.line = line
         self.within = within  # whether its task had credit for it
+        self.number = number
         self.due = due  # when so many tokens have run, counted from the beginning, it is overdue
         self.next = 0  # the first row that has not run
         self.left = sum(job.sizes)  # tokens from there on
@@ -79,25 +81,33 @@ class Scheduler(Generic[J]):
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
     all that another task has sent. A job that fits, and is within its task's credit, goes as a whole: of two such that
     wait, both would else end with the second.
-    A job may be promised to run soon: by turns alone it waits for as long as others come that have credit. Promises
-    are kept in the order in which they were made, each job as a whole; half of the engine stays with the turns, for
-    tasks that seldom ask, and for jobs that are too large for a promise.
+    By turns alone a job waits for as long as others come that have credit. So each is promised to be the next when some
+    times what waited before it has run, over its task's weight, or sooner. Overdue jobs run as a whole, in the order in
+    which they are due; half of the engine stays with the turns, for tasks that seldom ask.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None, credit: float = 0, smallest: int = 1) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float] | None = None,
+        credit: float = 0,
+        smallest: int = 1,
+        patience: float = inf,
+    ) -> None:
         """
         Args:
             weights: by task; those that are not named have 1.
             credit: how much a task of weight 1 saves up at most, in batches.
             smallest: tokens; no batch is made smaller to save others time.
+            patience: a job of a task of weight 1 is overdue when so many times what waited with it have run.
         """
-        self._smallest = smallest
+        self._smallest, self._patience = smallest, patience
         self._weights = weights or {}
         self._lines: dict[str, _Line[J]] = {}
         self._entries: dict[J, _Entry[J]] = {}
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
-        self._promised: OrderedDict[J, _Entry[J]] = OrderedDict()  # the oldest first
+        self._promises: list[tuple[float, int]] = []  # a heap of when jobs are due, and their numbers; some may have run
+        self._promised: dict[int, _Entry[J]] = {}  # by number
         self._taken = 0  # tokens, since the beginning
         self._credited = -inf  # how many had been taken, when a line with credit for a turn was served last
         self.full = False  # whether something that waits did not fit into the last batch
@@ -150,17 +160,20 @@ class Scheduler(Generic[J]):
         """Queues a job for which nothing is `missing`.
 
         Args:
-            promised: when so many tokens have run it is next, after those that were promised so before; but not a job
-                of more tokens than that.
+            promised: when so many tokens have run it is next, at the latest, after those that were to be so before;
+                but not a job of more tokens than that.
         """
         if not self.queued_tokens:
             self._active_weight, self._ahead = 0.0, 0  # sums of fractions drift
         tokens, most = sum(job.sizes), _most_counted(limit)
         within = self.has_credit(job.task, tokens)
         line = self._joined(job.task)
-        entry = _Entry(job, line, most, within, self._taken + promised)
-        if tokens <= promised < inf and job.task != UNPROVED:
-            self._promised[job] = entry
+        soon = promised if tokens <= promised else inf
+        wait = min(soon, self._patience * (self.queued_tokens + tokens) / line.weight)
+        entry = _Entry(job, line, most, within, next(self._number), self._taken + wait)
+        if wait < inf and job.task != UNPROVED:
+            self._promised[entry.number] = entry
+            heappush(self._promises, (entry.due, entry.number))
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
         self._count(entry, entry.left, entry.counted)
@@ -182,7 +195,7 @@ class Scheduler(Generic[J]):
             if entry is None or (batch and (entry.job.apart or batch[0].job.apart)):
                 break
             line = entry.line
-            makes_way = alone or (early and line.turn >= now and not self._promised)
+            makes_way = alone or (early and line.turn >= now and self._overdue() is None)
             if makes_way and half <= budget - room < budget:
                 break
             early |= line.turn < now
@@ -254,9 +267,13 @@ class Scheduler(Generic[J]):
         return entry.line.tokens == self.queued_tokens and self._taken - self._credited < ABOUT * budget
 
     def _overdue(self) -> _Entry[J] | None:
-        """Of those that were promised to run by now, the oldest."""
-        oldest = next(iter(self._promised.values()), None)
-        return oldest if oldest is not None and oldest.due <= self._taken else None
+        """Of those that were promised to run by now, the one that was to be first."""
+        while self._promises and self._promises[0][0] <= self._taken:
+            entry = self._promised.get(self._promises[0][1])
+            if entry is not None:
+                return entry
+            heappop(self._promises)
+        return None
 
     def _earliest(self) -> _Entry[J] | None:
         """Whose turn it is."""
@@ -304,7 +321,9 @@ class Scheduler(Generic[J]):
 
     def _leave(self, entry: _Entry[J]) -> None:
         del entry.line.entries[entry.job]
-        self._promised.pop(entry.job, None)
+        self._promised.pop(entry.number, None)
+        if not self._promised:
+            self._promises.clear()
         if not entry.line.entries:
             self._active_weight -= entry.line.weight
 

@@ -278,6 +278,28 @@ def test_what_is_promised_runs_by_then_whoever_comes_later(
     assert ahead <= promised + 2 * (before + 2 * max(budget, longest))
 
 
+@given(JOBS, CREDITS, st.integers(8, 50), st.sampled_from([0.5, 1, 4]), st.integers(1, 4))
+def test_nobody_waits_for_more_than_some_times_what_waited_when_it_came(
+    jobs: list[FakeJob], credit: float, budget: int, weight: float, patience: int
+) -> None:
+    scheduler = Scheduler[FakeJob]({"new": weight}, credit, patience=patience)
+    scheduler.admit(FakeJob(*[1] * 3 * budget, task="new"), PLENTY)
+    while scheduler.next_batch(budget):  # no credit is left
+        pass
+    for job in jobs:
+        scheduler.admit(job, PLENTY)
+    new, waiting, ahead, comers = FakeJob(1, task="new"), scheduler.queued_tokens, 0, 0
+    scheduler.admit(new, PLENTY)
+    longest = max(chain(*(job.sizes for job in jobs)))
+    batch = scheduler.next_batch(budget)
+    while all(pick.job is not new for pick in batch):
+        ahead += taken(batch)
+        assert ahead <= patience * (waiting + 1) / weight + 2 * (waiting + 2 * max(budget, longest))
+        comers += 1
+        scheduler.admit(FakeJob(*[1] * budget, task=f"comer {comers}"), PLENTY)  # with all its credit
+        batch = scheduler.next_batch(budget)
+
+
 def test_promises_leave_half_to_the_turns_of_what_is_too_large_for_one() -> None:
     scheduler, large = Scheduler[FakeJob]({"large": 20}, credit=2), FakeJob(*[15] * 1000, task="large")
     scheduler.admit(large, PLENTY, promised=40)
