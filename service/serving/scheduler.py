@@ -1,8 +1,8 @@
 """Which rows run next. Pure: lines of jobs, weights and token budgets; no torch, no threads, no clock."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from math import ceil, inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -13,7 +13,7 @@ UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
 ABOUT = 8  # batches for which tasks with credit are expected again
 MANY = 1024  # lines
-PATIENCE = 5  # times what waits: so much may run before the job that comes next
+PATIENCE = 5  # how many times what waits may run before a job is overdue
 
 
 class Waiting(Protocol):
@@ -57,6 +57,7 @@ class _Line(Generic[J]):
         self.counted = 0
         self.turn = -inf  # when it is due, in tokens by weight; the line with the earliest is next
         self.due = False  # whether it stands among the turns
+        self.promised: deque[int] = deque()  # numbers of jobs, the oldest first; behind it, some may have left
 
 
 class _Entry(Generic[J]):
@@ -81,9 +82,10 @@ class Scheduler(Generic[J]):
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
     all that another task has sent. A job that fits, and is within its task's credit, goes as a whole: of two such that
     wait, both would else end with the second.
-    By turns alone a job waits for as long as others come that have credit. So each is promised to be the next when some
-    times what waited before it has run, over its task's weight, or sooner. Overdue jobs run as a whole, in the order in
-    which they are due; half of the engine stays with the turns, for tasks that seldom ask.
+    By turns alone a job waits for as long as others come that have credit. So it is overdue once a multiple of what
+    waited when it came has run, or what runs until its task's share suffices for it; or earlier, where it was promised
+    to be. Then it goes before the turns, as a whole, but after those that are overdue for longer and after what its
+    task has asked before. Half of the engine stays with the turns, for tasks that seldom ask.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Scheduler(Generic[J]):
             weights: by task; those that are not named have 1.
             credit: how much a task of weight 1 saves up at most, in batches.
             smallest: tokens; no batch is made smaller to save others time.
-            patience: a job of a task of weight 1 is overdue when so many times what waited with it have run.
+            patience: a job is overdue no sooner than so many times what waits once it has come have run.
         """
         self._smallest, self._patience = smallest, patience
         self._weights = weights or {}
@@ -106,7 +108,7 @@ class Scheduler(Generic[J]):
         self._entries: dict[J, _Entry[J]] = {}
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
-        self._promises: list[tuple[float, int]] = []  # a heap of when jobs are due, and their numbers; some may have run
+        self._promises: list[tuple[float, int]] = []  # a heap of when jobs are due, and their numbers; some have left
         self._promised: dict[int, _Entry[J]] = {}  # by number
         self._taken = 0  # tokens, since the beginning
         self._credited = -inf  # how many had been taken, when a line with credit for a turn was served last
@@ -160,19 +162,20 @@ class Scheduler(Generic[J]):
         """Queues a job for which nothing is `missing`.
 
         Args:
-            promised: when so many tokens have run it is next, at the latest, after those that were to be so before;
-                but not a job of more tokens than that.
+            promised: when so many tokens have run it is overdue at the latest; but not a job of more tokens than that.
         """
         if not self.queued_tokens:
             self._active_weight, self._ahead = 0.0, 0  # sums of fractions drift
         tokens, most = sum(job.sizes), _most_counted(limit)
         within = self.has_credit(job.task, tokens)
         line = self._joined(job.task)
-        soon = promised if tokens <= promised else inf
-        wait = min(soon, self._patience * (self.queued_tokens + tokens) / line.weight)
+        fair = (line.tokens + tokens) * self._active_weight / line.weight
+        late = max(fair, self._patience * (self.queued_tokens + tokens))
+        wait = min(late, promised if tokens <= promised else inf)
         entry = _Entry(job, line, most, within, next(self._number), self._taken + wait)
         if wait < inf and job.task != UNPROVED:
             self._promised[entry.number] = entry
+            line.promised.append(entry.number)
             heappush(self._promises, (entry.due, entry.number))
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
@@ -267,11 +270,11 @@ class Scheduler(Generic[J]):
         return entry.line.tokens == self.queued_tokens and self._taken - self._credited < ABOUT * budget
 
     def _overdue(self) -> _Entry[J] | None:
-        """Of those that were promised to run by now, the one that was to be first."""
+        """What has not run by when it was promised to, or the oldest of the same task."""
         while self._promises and self._promises[0][0] <= self._taken:
             entry = self._promised.get(self._promises[0][1])
             if entry is not None:
-                return entry
+                return self._promised[entry.line.promised[0]]
             heappop(self._promises)
         return None
 
@@ -322,8 +325,11 @@ class Scheduler(Generic[J]):
     def _leave(self, entry: _Entry[J]) -> None:
         del entry.line.entries[entry.job]
         self._promised.pop(entry.number, None)
-        if not self._promised:
-            self._promises.clear()
+        while entry.line.promised and entry.line.promised[0] not in self._promised:
+            entry.line.promised.popleft()
+        if len(self._promises) > 2 * len(self._promised) + MANY:
+            self._promises = [promise for promise in self._promises if promise[1] in self._promised]
+            heapify(self._promises)
         if not entry.line.entries:
             self._active_weight -= entry.line.weight
 

@@ -29,7 +29,7 @@ from service.metrics import Metrics
 from service.serving.jobs import Course, Job
 from service.serving.pace import BATCHES, Limits, Pace
 from service.serving.runner import NICENESS, SET_ATTRIBUTES, SLICE, Runner, give_way
-from service.serving.scheduler import CREDIT, Scheduler
+from service.serving.scheduler import CREDIT, PATIENCE, Scheduler
 from service.tasks import Floats
 from tests.serving.fakes import TIMEOUT, FakeEngine, numbered
 from tests.tiny import alone, make_resident, random_row
@@ -45,7 +45,7 @@ class Service:
         self.engine = FakeEngine()
         self.metrics = Metrics()
         self.now = 100.0
-        self.scheduler = Scheduler[Job](credit=CREDIT)
+        self.scheduler = Scheduler[Job](credit=CREDIT, patience=PATIENCE)
         self.pace = Pace(
             Limits(
                 batch_tokens,

@@ -31,6 +31,7 @@ Batch = list[Pick[FakeJob]]
 PLENTY = 10**9
 BUDGETS = st.integers(1, 50)
 CREDITS = st.sampled_from([0, 0.5, 2])
+PATIENCES = st.sampled_from([0, 1, 5, inf])
 TASKS = st.sampled_from("abcd")
 WEIGHTS = st.fixed_dictionaries({task: st.sampled_from([0.25, 0.5, 1, 2, 3.7]) for task in "abcd"})
 # Rows of a few to a turn, and rows larger than a batch.
@@ -39,8 +40,10 @@ JOBS = st.lists(st.builds(lambda rows, task: FakeJob(*rows, task=task), ROWS, TA
 OF_ONE_TASK = st.lists(st.builds(lambda rows: FakeJob(*rows), ROWS), min_size=1, max_size=8)
 
 
-def queue(jobs: Sequence[FakeJob], weights: dict[str, float] | None = None, credit: float = 0) -> Scheduler[FakeJob]:
-    scheduler = Scheduler[FakeJob](weights, credit)
+def queue(
+    jobs: Sequence[FakeJob], weights: dict[str, float] | None = None, credit: float = 0, patience: float = inf
+) -> Scheduler[FakeJob]:
+    scheduler = Scheduler[FakeJob](weights, credit, patience=patience)
     for job in jobs:
         scheduler.admit(job, PLENTY)
     return scheduler
@@ -65,21 +68,21 @@ def admits(scheduler: Scheduler[FakeJob], job: FakeJob, limit: int, promised: fl
     return True
 
 
-@given(JOBS, WEIGHTS, CREDITS, BUDGETS)
+@given(JOBS, WEIGHTS, CREDITS, PATIENCES, BUDGETS)
 def test_every_row_is_picked_once_and_in_its_jobs_order(
-    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, patience: float, budget: int
 ) -> None:
-    picks = [*chain(*run_out(queue(jobs, weights, credit), budget))]
+    picks = [*chain(*run_out(queue(jobs, weights, credit, patience), budget))]
     for job in jobs:
         assert [pick.row for pick in picks if pick.job is job] == list(range(len(job.sizes)))
     assert len(picks) == sum(len(job.sizes) for job in jobs)
 
 
-@given(JOBS, WEIGHTS, CREDITS, BUDGETS)
+@given(JOBS, WEIGHTS, CREDITS, PATIENCES, BUDGETS)
 def test_a_batch_stays_within_its_tokens_or_holds_a_single_larger_row(
-    jobs: list[FakeJob], weights: dict[str, float], credit: float, budget: int
+    jobs: list[FakeJob], weights: dict[str, float], credit: float, patience: float, budget: int
 ) -> None:
-    for batch in run_out(queue(jobs, weights, credit), budget):
+    for batch in run_out(queue(jobs, weights, credit, patience), budget):
         assert taken(batch) <= budget or len(batch) == 1
 
 
@@ -278,14 +281,18 @@ def test_what_is_promised_runs_by_then_whoever_comes_later(
     assert ahead <= promised + 2 * (before + 2 * max(budget, longest))
 
 
-@given(JOBS, CREDITS, st.integers(8, 50), st.sampled_from([0.5, 1, 4]), st.integers(1, 4))
-def test_nobody_waits_for_more_than_some_times_what_waited_when_it_came(
-    jobs: list[FakeJob], credit: float, budget: int, weight: float, patience: int
+def without_credit(budget: int, credit: float, patience: float) -> Scheduler[FakeJob]:
+    """What "new" had of it is used up."""
+    scheduler = queue([FakeJob(*[1] * 3 * budget, task="new")], credit=credit, patience=patience)
+    run_out(scheduler, budget)
+    return scheduler
+
+
+@given(JOBS, CREDITS, st.integers(8, 50), st.integers(1, 4))
+def test_nobody_waits_for_more_than_a_multiple_of_what_waited_whoever_comes_later(
+    jobs: list[FakeJob], credit: float, budget: int, patience: int
 ) -> None:
-    scheduler = Scheduler[FakeJob]({"new": weight}, credit, patience=patience)
-    scheduler.admit(FakeJob(*[1] * 3 * budget, task="new"), PLENTY)
-    while scheduler.next_batch(budget):  # no credit is left
-        pass
+    scheduler = without_credit(budget, credit, patience)
     for job in jobs:
         scheduler.admit(job, PLENTY)
     new, waiting, ahead, comers = FakeJob(1, task="new"), scheduler.queued_tokens, 0, 0
@@ -294,10 +301,71 @@ def test_nobody_waits_for_more_than_some_times_what_waited_when_it_came(
     batch = scheduler.next_batch(budget)
     while all(pick.job is not new for pick in batch):
         ahead += taken(batch)
-        assert ahead <= patience * (waiting + 1) / weight + 2 * (waiting + 2 * max(budget, longest))
+        assert ahead <= patience * (waiting + 1) + 2 * (waiting + 2 * max(budget, longest))
         comers += 1
         scheduler.admit(FakeJob(*[1] * budget, task=f"comer {comers}"), PLENTY)  # with all its credit
         batch = scheduler.next_batch(budget)
+
+
+@pytest.mark.parametrize("patience", [2, 5])
+def test_before_it_is_overdue_it_lets_those_with_credit_go_first(patience: int) -> None:
+    scheduler = without_credit(20, 2, patience)
+    scheduler.admit(FakeJob(*[1] * 39, task="first"), PLENTY)
+    new, ahead, comers = FakeJob(1, task="new"), 0, 0
+    scheduler.admit(new, PLENTY)
+    batch = scheduler.next_batch(20)
+    while all(pick.job is not new for pick in batch):
+        ahead += taken(batch)
+        comers += 1
+        scheduler.admit(FakeJob(*[1] * 20, task=f"comer {comers}"), PLENTY)
+        batch = scheduler.next_batch(20)
+    assert patience * 40 - 20 <= ahead <= patience * 40 + 40
+
+
+def test_a_later_job_of_the_same_task_that_is_overdue_before_it_does_not_overtake() -> None:
+    scheduler, comers = without_credit(20, credit=2, patience=2), iter(range(100))
+    for _ in range(10):
+        scheduler.admit(FakeJob(*[1] * 20, task=f"comer {next(comers)}"), PLENTY)
+    first, second = FakeJob(1, task="new"), FakeJob(1, task="new")
+    scheduler.admit(first, PLENTY)
+    batches = [scheduler.next_batch(20) for _ in range(9)]
+    scheduler.admit(second, PLENTY)  # less waits, so it is overdue sooner
+    for number in comers:
+        scheduler.admit(FakeJob(*[1] * 20, task=f"comer {number}"), PLENTY)
+        batches.append(scheduler.next_batch(20))
+    ran = [pick.job for pick in chain(*batches) if pick.job.task == "new"]
+    assert ran == [first, second]
+
+
+@pytest.mark.parametrize("others", [4, 16, 40])
+@pytest.mark.parametrize("weight", [0.5, 1, 4])
+def test_patience_gives_no_busy_task_more_than_its_share(others: int, weight: float) -> None:
+    scheduler = queue([], {"hot": weight}, credit=2, patience=1)
+    for job in [FakeJob(*[5] * 4, task=str(number)) for number in range(others)] * 2:
+        scheduler.admit(FakeJob(*job.sizes, task=job.task), PLENTY)
+    for _ in range(300):
+        scheduler.admit(FakeJob(*[5] * 4, task="hot"), PLENTY)
+    served: Counter[str] = Counter()
+    for _ in range(1000):
+        for pick in scheduler.next_batch(80):
+            served[pick.job.task] += 5
+            if pick.row == 3:
+                scheduler.admit(FakeJob(*[5] * 4, task=pick.job.task), PLENTY)
+    assert served["hot"] / served.total() == pytest.approx(weight / (weight + others), rel=0.2)
+
+
+@pytest.mark.parametrize(("promised", "tokens"), [(1000, 20), (40, 40)])
+def test_only_what_is_overdue_keeps_a_batch_from_making_way(promised: int, tokens: int) -> None:
+    scheduler = Scheduler[FakeJob](credit=2)
+    for _ in range(10):
+        scheduler.admit(FakeJob(*[5] * 8, task="hot"), PLENTY, promised)
+    for _ in range(3):
+        scheduler.next_batch(40)
+    for task in ("calm", "quiet"):
+        scheduler.admit(FakeJob(5, task=task), PLENTY, promised)
+    batch = scheduler.next_batch(40)
+    assert {pick.job.task for pick in batch} == {"calm", "quiet", "hot"}
+    assert taken(batch) == tokens
 
 
 def test_promises_leave_half_to_the_turns_of_what_is_too_large_for_one() -> None:
@@ -522,7 +590,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler[FakeJob]({"a": 2, "b": 0.5}, credit=1)
+        self.scheduler = Scheduler[FakeJob]({"a": 2, "b": 0.5}, credit=1, patience=2)
         self.left: dict[FakeJob, list[int]] = {}  # the numbers of the rows that have not run
         self.now = 0
 
