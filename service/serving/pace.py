@@ -58,7 +58,7 @@ class Pace:
         return int(min(limits.queue_tokens, max(2 * self.budget(now), self._usual.median * seconds)))
 
     def promised(self, now: float) -> float:
-        """Tokens after which what is taken now goes before all but what was promised the same before.
+        """Tokens after which what is taken now is overdue, and goes before all but what is so for longer.
 
         What is taken while others are refused has its answer soon: it would better be refused than wait.
         """

@@ -61,12 +61,11 @@ class _Line(Generic[J]):
 
 
 class _Entry(Generic[J]):
-    def __init__(self, job: J, line: _Line[J], most: int, within: bool, number: int, due: float) -> None:
+    def __init__(self, job: J, line: _Line[J], most: int, within: bool, number: int) -> None:
         self.job = job
         self.line = line
         self.within = within  # whether its task had credit for it
         self.number = number
-        self.due = due  # when so many tokens have run, counted from the beginning, it is overdue
         self.next = 0  # the first row that has not run
         self.left = sum(job.sizes)  # tokens from there on
         self.counted = min(self.left, most)
@@ -82,10 +81,10 @@ class Scheduler(Generic[J]):
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
     all that another task has sent. A job that fits, and is within its task's credit, goes as a whole: of two such that
     wait, both would else end with the second.
-    By turns alone a job waits for as long as others come that have credit. So it is overdue once a multiple of what
-    waited when it came has run, or what runs until its task's share suffices for it; or earlier, where it was promised
-    to be. Then it goes before the turns, as a whole, but after those that are overdue for longer and after what its
-    task has asked before. Half of the engine stays with the turns, for tasks that seldom ask.
+    By turns alone a job waits for as long as others come that have credit. So a job is overdue when several times as
+    many tokens have run as waited when it came, though not before its task's share has come to it; or when it was
+    promised to be. Of what is overdue goes first what was due first, and of its task the oldest. Half of the engine
+    stays with the turns, for tasks that seldom ask.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Scheduler(Generic[J]):
             weights: by task; those that are not named have 1.
             credit: how much a task of weight 1 saves up at most, in batches.
             smallest: tokens; no batch is made smaller to save others time.
-            patience: a job is overdue no sooner than so many times what waits once it has come have run.
+            patience: how many times what waits, once a job has come, has run when it is overdue.
         """
         self._smallest, self._patience = smallest, patience
         self._weights = weights or {}
@@ -108,8 +107,8 @@ class Scheduler(Generic[J]):
         self._entries: dict[J, _Entry[J]] = {}
         self._turns: list[tuple[float, int, _Line[J]]] = []  # a heap; lines that were emptied may still be in it
         self._number = count()  # of equal turns the older is first
-        self._promises: list[tuple[float, int]] = []  # a heap of when jobs are due, and their numbers; some have left
-        self._promised: dict[int, _Entry[J]] = {}  # by number
+        self._promises: list[tuple[float, int]] = []  # a heap: tokens taken when a job is overdue, and its number
+        self._promised: dict[int, _Entry[J]] = {}  # by number; what has left is in the heap only
         self._taken = 0  # tokens, since the beginning
         self._credited = -inf  # how many had been taken, when a line with credit for a turn was served last
         self.full = False  # whether something that waits did not fit into the last batch
@@ -133,8 +132,9 @@ class Scheduler(Generic[J]):
 
         A task that holds as much of the limit as is still free, times its weight, takes no more of it (the dynamic
         threshold of Choudhury and Hahne 1998): a task alone gets half, n tasks get n of n + 1 parts, and who comes
-        next finds room. A job counts with a third of the limit at most, so nothing that the service accepts in size
-        is refused for ever, and a large job leaves room for small ones.
+        next finds room. The last job that a task gets in may go beyond. A job counts with a third of the limit at
+        most, so nothing that the service accepts in size is refused for ever, and a large job leaves room for small
+        ones.
         """
         waiting = self.queued_tokens
         if not waiting:
@@ -162,7 +162,7 @@ class Scheduler(Generic[J]):
         """Queues a job for which nothing is `missing`.
 
         Args:
-            promised: when so many tokens have run it is overdue at the latest; but not a job of more tokens than that.
+            promised: it is overdue when so many tokens have run, at the latest; but not if it has more itself.
         """
         if not self.queued_tokens:
             self._active_weight, self._ahead = 0.0, 0  # sums of fractions drift
@@ -172,11 +172,11 @@ class Scheduler(Generic[J]):
         fair = (line.tokens + tokens) * self._active_weight / line.weight
         late = max(fair, self._patience * (self.queued_tokens + tokens))
         wait = min(late, promised if tokens <= promised else inf)
-        entry = _Entry(job, line, most, within, next(self._number), self._taken + wait)
+        entry = _Entry(job, line, most, within, next(self._number))
         if wait < inf and job.task != UNPROVED:
             self._promised[entry.number] = entry
             line.promised.append(entry.number)
-            heappush(self._promises, (entry.due, entry.number))
+            heappush(self._promises, (self._taken + wait, entry.number))
         self._entries[job] = line.entries[job] = entry
         self._soonest = min(self._soonest, job.deadline)
         self._count(entry, entry.left, entry.counted)
