@@ -15,7 +15,13 @@ from engine_turns import OURS, PRODUCTS, SIDES, Asked, Batches, Turn, product
 from service.engine.native.binding import build_for
 
 # Processors by the engine's kernels for them, and the page's title of each.
-KINDS = {"avx512": "Processors with AVX-512", "avx2": "Processors with AVX2", "torch": "Other processors"}
+# With AVX-512 two kinds: Intel's that have float16 multiply bfloat16 at half of float32's speed, AMD's at twice that.
+KINDS = {
+    "avx512": "Processors with AVX-512",
+    "avx512-fp16": "Intel's processors with AVX-512 and float16",
+    "avx2": "Processors with AVX2",
+    "torch": "Other processors",
+}
 
 Times = Mapping[Turn, Sequence[Sequence[float]]]  # seconds of each batch, [rounds][batches]
 
@@ -114,8 +120,11 @@ def described(batches: Batches) -> dict[str, Any]:
 
 def kind() -> str:
     """Of this processor: one of `KINDS`."""
-    build = build_for(torch.cpu.get_capabilities())
-    return build.instructions if build is not None else "torch"
+    features = torch.cpu.get_capabilities()
+    build = build_for(features)
+    if build is None:
+        return "torch"
+    return f"{build.instructions}-fp16" if features.get("avx512_fp16") else build.instructions
 
 
 def machine(threads: int) -> dict[str, Any]:
