@@ -36,6 +36,7 @@ RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value 
 
 
 def install(app: FastAPI) -> None:
+    # All are coroutines: functions would run in threads, and a refusal would wait for one where the processors are few.
     app.add_exception_handler(RootstockError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
@@ -109,14 +110,14 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) < most else text[: most - 1] + "…"
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RootstockError)
     if error.status >= 500 and not isinstance(error, Overloaded | DeadlineExceeded):
         log.error("%s", error.detail, extra={"request_id": account_of(request).id})
     return refusal(request.scope, error)
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "no_such_path", 405: "method_not_allowed"}
     detail = f"{request.method} {request.url.path}: {error.detail}"
@@ -141,14 +142,14 @@ def _methods(request: Request) -> set[str]:
     return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
 
 
-def _validation(request: Request, error: Exception) -> JSONResponse:
+async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = " ".join(str(part) for part in first["loc"])
     return formed(request.scope, 422, "bad_input", "The request cannot be read", f"{place}: {first['msg']}")
 
 
-def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     account = account_of(request)
     log.error("an error that nobody foresaw", exc_info=error, extra={"request_id": account.id})
     answer = formed(

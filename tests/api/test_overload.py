@@ -1,10 +1,11 @@
 """Under overload: what is refused, with which code, how early, and who is not."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 from service.engine.base_model import BaseModel
@@ -49,6 +50,20 @@ def test_a_full_service_refuses_on_every_route(crowded: Harness, path: str) -> N
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) >= 1
     assert "80 tokens are waiting" in refused.text
+
+
+@every_route
+def test_a_refusal_waits_for_no_thread(crowded: Harness, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hops = []
+
+    async def hop(work: Callable[..., Any], *_: Any, **__: Any) -> Any:
+        hops.append(work)
+        return work()
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", hop)
+    assert crowded.http.post(path, json=ROUTES[path]).status_code == 503
+    assert crowded.http.post("/none").status_code == 404
+    assert hops == []
 
 
 @pytest.mark.parametrize("path", [path for path in ROUTES if path != "/v1/embeddings"])
