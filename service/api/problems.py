@@ -36,7 +36,7 @@ RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value 
 
 
 def install(app: FastAPI) -> None:
-    # All are coroutines: functions would run in threads, and a refusal would wait for one where the processors are few.
+    # Coroutines: functions would be run in threads, and a refusal would wait for one when the processors are taken.
     app.add_exception_handler(RootstockError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)

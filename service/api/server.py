@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
 from service.api.account import REQUEST_ID, open_account
+from service.api.http import Protocol
 from service.errors import Starting
 from service.settings import Settings
 
@@ -44,6 +45,7 @@ class Server(uvicorn.Server):
                 self._front,
                 host=settings.host,
                 port=settings.port,
+                http=Protocol,
                 lifespan="off",  # the application's own begins once it is loaded
                 ws="none",
                 log_config=None,  # as the rest of the process
