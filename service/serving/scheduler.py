@@ -13,7 +13,7 @@ UNPROVED_WEIGHT = 0.25  # a proof can wait better than requests can
 CREDIT = 2  # batches that a task saves up: some requests' worth
 ABOUT = 8  # batches for which tasks with credit are expected again
 MANY = 1024  # lines
-PATIENCE = 5  # how many times what waits may run before a job is overdue
+PATIENCE = 5  # how many times what waits may run, at most, before a job is overdue
 
 
 class Waiting(Protocol):
@@ -81,10 +81,11 @@ class Scheduler(Generic[J]):
     after it goes to the back. So a request of one row never waits for the whole of a request of a thousand, nor for
     all that another task has sent. A job that fits, and is within its task's credit, goes as a whole: of two such that
     wait, both would else end with the second.
-    By turns alone a job waits for as long as others come that have credit. So a job is overdue when several times as
-    many tokens have run as waited when it came, though not before its task's share has come to it; or when it was
-    promised to be. Of what is overdue goes first what was due first, and of its task the oldest. Half of the engine
-    stays with the turns, for tasks that seldom ask.
+    By turns alone a job waits for as long as others come that have credit. So the only job of its task is overdue when
+    twice as many tokens have run as waited when it came, the second when three times as many have, and so on up to a
+    few times; though not before its task's share has come to it; or when it was promised to be. Of what is overdue goes
+    first what was due first, and of its task the oldest. Half of the engine stays with the turns, for tasks that seldom
+    ask.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Scheduler(Generic[J]):
             weights: by task; those that are not named have 1.
             credit: how much a task of weight 1 saves up at most, in batches.
             smallest: tokens; no batch is made smaller to save others time.
-            patience: how many times what waits, once a job has come, has run when it is overdue.
+            patience: how many times what waits, once a job has come, runs at most until it is overdue.
         """
         self._smallest, self._patience = smallest, patience
         self._weights = weights or {}
@@ -170,7 +171,8 @@ class Scheduler(Generic[J]):
         within = self.has_credit(job.task, tokens)
         line = self._joined(job.task)
         fair = (line.tokens + tokens) * self._active_weight / line.weight
-        late = max(fair, self._patience * (self.queued_tokens + tokens))
+        times = min(self._patience, len(line.entries) + 2) if self._patience < inf else inf
+        late = max(fair, times * (self.queued_tokens + tokens))
         wait = min(late, promised if tokens <= promised else inf)
         entry = _Entry(job, line, most, within, next(self._number))
         if wait < inf and job.task != UNPROVED:
