@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
 from service.api.account import REQUEST_ID, open_account
-from service.api.http import Protocol
+from service.api.connection import Protocol
 from service.errors import Starting
 from service.settings import Settings
 

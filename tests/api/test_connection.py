@@ -9,9 +9,8 @@ from time import monotonic
 
 import pytest
 
-from service.api import http
 from service.api.app import create_app
-from service.api.http import MAX_HEAD
+from service.api.connection import MAX_HEAD
 from service.engine.base_model import BaseModel
 from service.settings import Settings
 from tests.api.gate import Gate
@@ -116,7 +115,7 @@ def test_a_body_is_not_counted(service: Live) -> None:
 def test_a_head_that_does_not_come_is_not_waited_for(
     service: Live, monkeypatch: pytest.MonkeyPatch, before: bytes, begun: bytes
 ) -> None:
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("service.api.connection.HEAD_SECONDS", 0.2)
     with connected(service) as connection:
         if before:
             connection.sendall(before)
@@ -132,7 +131,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
 def test_what_is_being_answered_is_not_cut_for_the_head_behind_it(
     tmp_path: Path, tiny_base: BaseModel, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("service.api.connection.HEAD_SECONDS", 0.05)
     settings = Settings(store=tmp_path / "store", port=0, threads=1)
     gate.open()
     with live(settings, lambda: create_app(settings, tiny_base)) as service:
